@@ -1,0 +1,431 @@
+"""The words of the conversation between the house and its sellers.
+
+RFQ → quotes and declines → ticket → deltas → fill. All are frozen: a message never changes after creation.
+Money is integer nano-dollars (``_nusd``); a rate is nano-dollars per million tokens, so a list price times a
+tier's factor stays exact. Time is integer milliseconds; intervals travel, instants do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any, Final
+
+__all__ = [
+    "NO_TOKENS",
+    "TIERS",
+    "TOKENS_PER_RATE",
+    "Answer",
+    "Decline",
+    "DeclineCode",
+    "Delta",
+    "Discount",
+    "DiscountKind",
+    "Fill",
+    "LineKind",
+    "Offer",
+    "PrefixMark",
+    "PriceLine",
+    "PriceStep",
+    "Quantiles",
+    "Quote",
+    "RFQ",
+    "RateKind",
+    "RateLimit",
+    "Rates",
+    "SpeedModel",
+    "Target",
+    "Ticket",
+    "Usage",
+    "price_lines",
+    "price_nusd",
+]
+
+TOKENS_PER_RATE: Final = 1_000_000
+"""A rate is for this many tokens."""
+
+TIERS: Final = ("standard", "priority", "flex", "batch", "cached")
+"""Service paths a seller may offer and a buyer may accept."""
+
+
+class DeclineCode(IntEnum):
+    """A seller's coded no (D1 to D9)."""
+
+    NO_CAPACITY = 1
+    UNSUPPORTED = 2
+    TOO_LONG = 3
+    DISABLED = 4
+    RATE_LIMITED = 5
+    AUTH = 6
+    CONTENT = 7
+    PRICE_STALE = 8
+    TOO_LATE = 9
+
+
+class DiscountKind(StrEnum):
+    """Where a price below the list price comes from."""
+
+    CACHE_HIT = "cache_hit"
+    CACHED_ANSWER = "cached_answer"
+    FAST_PATH = "fast_path"
+    FLEX = "flex"
+    BATCH = "batch"
+    OFF_PEAK = "off_peak"
+    IDLE = "idle"
+    VOLUME = "volume"
+    COUNTER = "counter"
+
+
+class LineKind(StrEnum):
+    """What a price line charges for."""
+
+    INPUT = "input"
+    CACHE_READ = "cache_read"
+    CACHE_WRITE = "cache_write"
+    OUTPUT = "output"
+    REQUEST = "request"
+
+
+class RateKind(StrEnum):
+    """What a rate limit counts. ``CONCURRENCY`` counts calls in flight and has no period."""
+
+    REQUESTS = "requests"
+    TOKENS = "tokens"
+    INPUT_TOKENS = "input_tokens"
+    UNCACHED_INPUT_TOKENS = "uncached_input_tokens"
+    OUTPUT_TOKENS = "output_tokens"
+    CONCURRENCY = "concurrency"
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """A seller's limit as data: at most ``amount`` of ``kind`` in any ``per_ms``.
+
+    models: the models that share it, None = all of the account's.
+    """
+
+    kind: RateKind
+    amount: int
+    per_ms: int = 60_000
+    models: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Prices of the token classes, nano-dollars per million tokens, and of a call, nano-dollars."""
+
+    input_nusd_per_mtok: int
+    output_nusd_per_mtok: int
+    cache_read_nusd_per_mtok: int
+    cache_write_nusd_per_mtok: int
+    cache_write_1h_nusd_per_mtok: int
+    request_nusd: int = 0
+
+    def scaled(self, numerator: int, denominator: int) -> Rates:
+        """These rates times a tier's factor; raises ValueError where that is not a whole nano-dollar."""
+        values = []
+        for name in self.__slots__:
+            value, rest = divmod(getattr(self, name) * numerator, denominator)
+            if rest:
+                raise ValueError(f"{name} x {numerator}/{denominator}: expected a whole nano-dollar, rest {rest}")
+            values.append(value)
+        return Rates(*values)
+
+
+@dataclass(frozen=True, slots=True)
+class PriceStep:
+    """Rates of a whole request whose input has at least ``from_input_tokens`` tokens (a cliff, not a bracket)."""
+
+    from_input_tokens: int
+    rates: Rates
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call. Kinds nest: cache parts are part of input, reasoning is part of output.
+
+    estimated: counted from what was relayed because the seller's own usage never came.
+    Raises ValueError when a part exceeds its whole, naming both numbers.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.input_tokens, self.output_tokens, self.cache_read_tokens, self.cache_write_tokens) < 0:
+            raise ValueError(f"usage: expected token counts >= 0, found {self}")
+        cached = self.cache_read_tokens + self.cache_write_tokens + self.cache_write_1h_tokens
+        if min(self.cache_write_1h_tokens, self.reasoning_tokens) < 0 or cached > self.input_tokens:
+            raise ValueError(f"usage: expected cached parts <= input {self.input_tokens}, found {cached}")
+        if self.reasoning_tokens > self.output_tokens:
+            raise ValueError(
+                f"usage: expected reasoning <= output {self.output_tokens}, found {self.reasoning_tokens}"
+            )
+
+
+NO_TOKENS: Final = Usage(0, 0)
+"""Nothing was delivered."""
+
+
+@dataclass(frozen=True, slots=True)
+class PriceLine:
+    """One line of a bill: ``tokens`` at ``nusd_per_mtok`` (for a request line: the call's price)."""
+
+    kind: LineKind
+    tokens: int
+    nusd_per_mtok: int
+    nusd: int
+
+
+def price_lines(rates: Rates, usage: Usage, *, ceiling: bool = False) -> tuple[PriceLine, ...]:
+    """The bill for ``usage`` at ``rates``: one rounding per line, up for a ceiling, else half to even."""
+    fresh = (
+        usage.input_tokens
+        - usage.cache_read_tokens
+        - usage.cache_write_tokens
+        - usage.cache_write_1h_tokens
+    )
+    lines = []
+    for kind, tokens, rate in (
+        (LineKind.INPUT, fresh, rates.input_nusd_per_mtok),
+        (LineKind.CACHE_READ, usage.cache_read_tokens, rates.cache_read_nusd_per_mtok),
+        (LineKind.CACHE_WRITE, usage.cache_write_tokens, rates.cache_write_nusd_per_mtok),
+        (LineKind.CACHE_WRITE, usage.cache_write_1h_tokens, rates.cache_write_1h_nusd_per_mtok),
+        (LineKind.OUTPUT, usage.output_tokens, rates.output_nusd_per_mtok),
+    ):
+        if tokens:
+            lines.append(PriceLine(kind, tokens, rate, _per_million(tokens * rate, ceiling)))
+    if rates.request_nusd:
+        lines.append(PriceLine(LineKind.REQUEST, 1, rates.request_nusd, rates.request_nusd))
+    return tuple(lines)
+
+
+def price_nusd(rates: Rates, usage: Usage, *, ceiling: bool = False) -> int:
+    """The sum of :func:`price_lines`, nano-dollars."""
+    return sum(line.nusd for line in price_lines(rates, usage, ceiling=ceiling))
+
+
+def _per_million(product: int, ceiling: bool) -> int:
+    whole, rest = divmod(product, TOKENS_PER_RATE)
+    if ceiling:
+        return whole + (rest > 0)
+    half = TOKENS_PER_RATE // 2
+    return whole + (rest > half or (rest == half and whole % 2 == 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Quantiles:
+    """Median and 95th percentile, milliseconds."""
+
+    p50: int
+    p95: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedModel:
+    """How long an offer takes: time to first token, then so much per output token (lognormal spread).
+
+    ``sigma`` is the standard deviation of the logarithm; p95 = p50 * exp(1.645 sigma).
+    """
+
+    ttft_ms_p50: float
+    ms_per_output_token_p50: float
+    sigma: float = 0.35
+
+
+@dataclass(frozen=True, slots=True)
+class Discount:
+    """What a quote saves against the list price, and on what evidence."""
+
+    kind: DiscountKind
+    saves_nusd: int
+    basis: str
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixMark:
+    """A prefix of the prompt: its length, and a key that two prompts share only if they share the prefix."""
+
+    tokens: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a second round asks a seller to meet: a price, a latency, or both."""
+
+    nusd: int | None = None
+    latency_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RFQ:
+    """What sellers see of an order. Never its budget.
+
+    input_tokens: counted in the reference vocabulary; ``tokens_by_vocabulary`` has exact counts of others.
+    max_output_tokens: what the buyer asked for, None = up to the seller. expected_output_tokens: the house's
+    estimate of the mean. capabilities: what the body uses (``tools``, ``vision``, ``json_schema``, ...).
+    models: names the buyer would take, None = any. prefix: marks in ascending length.
+    """
+
+    rfq_id: str
+    input_tokens: int
+    max_output_tokens: int | None = None
+    expected_output_tokens: int = 0
+    tokens_by_vocabulary: Mapping[str, int] = field(default_factory=dict)
+    prefix: tuple[PrefixMark, ...] = ()
+    capabilities: frozenset[str] = frozenset()
+    tiers: tuple[str, ...] = ("standard",)
+    models: frozenset[str] | None = None
+    answer_within_ms: int = 250
+    round: int = 1
+    target: Target | None = None
+
+    def input_tokens_in(self, vocabulary: str) -> int:
+        """Input tokens in a seller's vocabulary, or in the reference vocabulary where that was not counted."""
+        return self.tokens_by_vocabulary.get(vocabulary, self.input_tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a seller sells now, before any request: one model in one tier.
+
+    steps: rates by input length, ascending, the first from 0. list_steps: the standard tier's undiscounted
+    rates where they differ. vocabulary: of its tokens; token_margin: factor on counts made in another
+    vocabulary. tags: capabilities and properties (``tools``, ``vision``, ``region:eu``, ``no_retention``).
+    valid_for_ms: until the next price boundary, None = none known. price_source: where the rates come from.
+    """
+
+    provider: str
+    model: str
+    tier: str
+    steps: tuple[PriceStep, ...]
+    context_tokens: int
+    max_output_tokens: int
+    tags: frozenset[str]
+    speed: SpeedModel
+    vocabulary: str = "o200k"
+    token_margin: float = 1.0
+    list_steps: tuple[PriceStep, ...] | None = None
+    valid_for_ms: int | None = None
+    price_source: str = ""
+
+    @property
+    def key(self) -> str:
+        """``provider/model`` as buyers write it."""
+        return f"{self.provider}/{self.model}"
+
+    def rates_for(self, input_tokens: int) -> Rates:
+        """The rates of a request with this many input tokens."""
+        rates = self.steps[0].rates
+        for step in self.steps:
+            if input_tokens < step.from_input_tokens:
+                break
+            rates = step.rates
+        return rates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quote:
+    """A seller's offer for one RFQ: rates, expected and ceiling price, discounts, latency, how long it holds.
+
+    lines are after discounts and sum to ``expected_nusd``. ``input_tokens`` is the count the ceiling covers,
+    in the seller's vocabulary, margin included. ``firm`` False = information only. ``capacity``: calls the
+    seller says it can take now, None = unknown.
+    """
+
+    quote_id: str
+    rfq_id: str
+    provider: str
+    model: str
+    tier: str
+    firm: bool
+    rates: Rates
+    lines: tuple[PriceLine, ...]
+    expected_nusd: int
+    ceiling_nusd: int
+    input_tokens: int
+    expected_output_tokens: int
+    max_output_tokens: int
+    latency_ms: Quantiles
+    ttft_ms: Quantiles
+    valid_for_ms: int
+    discounts: tuple[Discount, ...] = ()
+    tags: frozenset[str] = frozenset()
+    capacity: int | None = None
+
+    @property
+    def key(self) -> str:
+        """``provider/model`` as buyers write it."""
+        return f"{self.provider}/{self.model}"
+
+
+@dataclass(frozen=True, slots=True)
+class Decline:
+    """A seller's no, for one model or (``model`` empty) for all it sells."""
+
+    provider: str
+    model: str
+    code: DeclineCode
+    detail: str = ""
+
+
+Answer = tuple["Quote | Decline", ...]
+"""What a seller answers to an RFQ: a quote or a decline for each of its offers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """The right to call a seller once: a live reservation and the quote it pays for.
+
+    body: the request in OpenAI chat shape. deadline_ms: time left, None = none. max_output_tokens: what
+    the reservation covers, never above the quote's.
+    """
+
+    reservation_id: str
+    order_id: str
+    quote: Quote
+    body: Mapping[str, Any]
+    max_output_tokens: int
+    deadline_ms: int | None = None
+    stream: bool = False
+    prefix: tuple[PrefixMark, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """A piece of an answer as it arrives. ``delta`` is an OpenAI chat delta (role, content, tool_calls).
+
+    The last one carries ``finish_reason`` and, where the seller tells, ``usage`` and ``billed_nusd`` (its own bill).
+    ``raw``: the seller's bytes, for relays that need no translation.
+    """
+
+    delta: Mapping[str, Any] = field(default_factory=dict)
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    billed_nusd: int | None = None
+    raw: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fill:
+    """What was delivered for a ticket.
+
+    message: the whole answer in OpenAI chat shape. usage: the seller's, or counted (``estimated``).
+    billed_nusd: the seller's own bill where it sends one. complete: False when the stream was cut.
+    """
+
+    ticket: Ticket
+    message: Mapping[str, Any]
+    finish_reason: str
+    usage: Usage
+    billed_nusd: int | None
+    ttft_ms: int
+    latency_ms: int
+    complete: bool = True
