@@ -26,9 +26,25 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from .online import Prices
 
-__all__ = ["InvalidProblem", "Limit", "Plan", "Problem", "Reason", "StopReason", "Termination"]
+__all__ = [
+    "ABSOLUTE_TOLERANCE",
+    "FEASIBILITY_TOLERANCE",
+    "InvalidProblem",
+    "Limit",
+    "Plan",
+    "Problem",
+    "Reason",
+    "StopReason",
+    "Termination",
+    "tolerance",
+]
 
-MAX_COST_NUSD = 2**53  # the dense passes and the bound run in float64: larger integers would be rounded
+MAX_COST_NUSD = (
+    2**53
+)  # the dense passes and the bound run in float64: larger integers would be rounded
+# A row holds if used <= cap + FEASIBILITY_TOLERANCE * |cap| + ABSOLUTE_TOLERANCE: sums in another order still agree.
+FEASIBILITY_TOLERANCE = 1e-9
+ABSOLUTE_TOLERANCE = 1e-6
 
 
 class InvalidProblem(ValueError):
@@ -57,8 +73,9 @@ class StopReason(StrEnum):
 class Termination:
     """Why the solver stopped, and with what proof.
 
-    reason: see :class:`StopReason`. limit: what was reached, in words. bound: ``Plan.cost_bound``.
-    gap: ``Plan.gap``. seconds: wall clock of each stage by name.
+    reason: see :class:`StopReason`. limit: what was reached, in words. bound, gap: the best proven by any
+    means. They equal ``Plan.cost_bound`` and ``Plan.gap`` unless exhaustive search proved more than prices
+    can (``OPTIMAL``: bound = cost, gap = 0). seconds: wall clock of each stage by name.
     """
 
     reason: StopReason
@@ -110,34 +127,57 @@ class Problem:
         cost = _array("cost", self.cost, 2)
         if cost.dtype.kind not in "iu":
             if cost.dtype.kind != "f":
-                raise InvalidProblem(f"cost: expected int64 nano-dollars, found dtype {cost.dtype}")
+                raise InvalidProblem(
+                    f"cost: expected int64 nano-dollars, found dtype {cost.dtype}"
+                )
             if not np.all(np.isfinite(cost)) or np.any(cost != np.floor(cost)):
-                raise InvalidProblem("cost: expected whole nano-dollars, found NaN, infinity or a fraction")
+                raise InvalidProblem(
+                    "cost: expected whole nano-dollars, found NaN, infinity or a fraction"
+                )
         allowed = _array("allowed", self.allowed, 2)
         if allowed.dtype != np.bool_:
             raise InvalidProblem(f"allowed: expected dtype bool, found {allowed.dtype}")
         if allowed.shape != cost.shape:
-            raise InvalidProblem(f"allowed: expected shape {cost.shape} as cost has, found {allowed.shape}")
+            raise InvalidProblem(
+                f"allowed: expected shape {cost.shape} as cost has, found {allowed.shape}"
+            )
         if cost.size and (low := int(cost.min(where=allowed, initial=0))) < 0:
             raise InvalidProblem(f"cost: expected >= 0 where allowed, found {low}")
-        if cost.size and (high := int(cost.max(where=allowed, initial=0))) > MAX_COST_NUSD:
-            raise InvalidProblem(f"cost: expected at most 2**53 nano-dollars, found {high}")
+        if (
+            cost.size
+            and (high := int(cost.max(where=allowed, initial=0))) > MAX_COST_NUSD
+        ):
+            raise InvalidProblem(
+                f"cost: expected at most 2**53 nano-dollars, found {high}"
+            )
         set_(self, "cost", cost.astype(np.int64, copy=False))
         set_(self, "allowed", allowed)
         n, m = cost.shape
         if self.weight is not None:
             weight = _array("weight", self.weight, 1, n).astype(np.float64, copy=False)
             if not np.all(np.isfinite(weight)) or np.any(weight <= 0):
-                raise InvalidProblem("weight: expected finite numbers > 0, found another")
+                raise InvalidProblem(
+                    "weight: expected finite numbers > 0, found another"
+                )
             set_(self, "weight", weight)
         if self.value is not None:
             value = _array("value", self.value, 1, n)
             if value.dtype.kind not in "iu":
-                raise InvalidProblem(f"value: expected int64 nano-dollars, found dtype {value.dtype}")
-            if value.size and (int(value.min()) < 0 or int(value.max()) > MAX_COST_NUSD):
-                raise InvalidProblem("value: expected 0 .. 2**53 nano-dollars, found another")
+                raise InvalidProblem(
+                    f"value: expected int64 nano-dollars, found dtype {value.dtype}"
+                )
+            if value.size and (
+                int(value.min()) < 0 or int(value.max()) > MAX_COST_NUSD
+            ):
+                raise InvalidProblem(
+                    "value: expected 0 .. 2**53 nano-dollars, found another"
+                )
             set_(self, "value", value.astype(np.int64, copy=False))
-        set_(self, "limits", tuple(_checked(limit, k, n, m) for k, limit in enumerate(self.limits)))
+        set_(
+            self,
+            "limits",
+            tuple(_checked(limit, k, n, m) for k, limit in enumerate(self.limits)),
+        )
 
     @property
     def n(self) -> int:
@@ -152,7 +192,9 @@ class Problem:
     @cached_property
     def first_row(self) -> npt.NDArray[np.int64]:
         """int64[len(limits) + 1]: limit k stands for rows ``first_row[k] : first_row[k + 1]``."""
-        return np.concatenate([[0], np.cumsum([limit.rows for limit in self.limits])]).astype(np.int64)
+        return np.concatenate(
+            [[0], np.cumsum([limit.rows for limit in self.limits])]
+        ).astype(np.int64)
 
     @property
     def rows(self) -> int:
@@ -164,13 +206,22 @@ class Problem:
         """float64[K]: the cap of every row, in row order."""
         if not self.limits:
             return np.zeros(0)
-        return np.concatenate([np.atleast_1d(np.asarray(limit.cap, dtype=np.float64)) for limit in self.limits])
+        return np.concatenate(
+            [
+                np.atleast_1d(np.asarray(limit.cap, dtype=np.float64))
+                for limit in self.limits
+            ]
+        )
 
     def row_name(self, row: int) -> str:
         """The name of one row: its limit's, with the group's number where it has groups."""
         k = int(np.searchsorted(self.first_row, row, side="right")) - 1
         limit = self.limits[k]
-        return limit.name if limit.group is None else f"{limit.name}[{row - int(self.first_row[k])}]"
+        return (
+            limit.name
+            if limit.group is None
+            else f"{limit.name}[{row - int(self.first_row[k])}]"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,11 +229,31 @@ class Plan:
     """An assignment with its proof.
 
     choice: int32[n], the column of each request or -1. reason: uint8[n], a :class:`Reason`.
-    limit: int32[n], the row that kept an unserved request out, or -1. served: sum of weights served.
+    limit: int32[n], the row that kept an unserved request out, or -1. served: sum of the weights served.
     cost: nano-dollars of the served. served_bound: no plan serves more. cost_bound: no plan that serves at
-    least as much costs less. For objective "surplus" the pair is read as: surplus = value - cost, and
-    cost_bound = value served - bound on the surplus. gap: (cost - cost_bound) / cost, 0 when cost is 0.
-    prices: the shadow prices that prove it.
+    least as much costs less. gap: (cost - cost_bound) / cost, 0 when cost is 0.
+    prices, served_prices: what proves the two bounds (None: zero prices).
+
+    **The certificate.** Let P_i be the *possible* columns of i: allowed, and on no row whose usage is nowhere
+    negative on an allowed pair does the pair alone break the cap (a_kij > cap_k + tolerance, see
+    :func:`tolerance`). Let r_ij = c_ij + sum_k lambda_k a_kij, nu = ``prices.unserved`` >= 0, mu =
+    ``served_prices.lam``; a row of infinite cap has price 0 and adds nothing. Requests with empty P_i add 0.
+    By weak duality, for any prices >= 0::
+
+        cost_bound   = nu served + sum_i min(0, min_{j in P_i} r_ij - nu w_i) - sum_k lambda_k b_k
+        served_bound = sum_i max(0, w_i - min_{j in P_i} sum_k mu_k a_kij) + sum_k mu_k b_k
+
+    cost_bound is raised to 0 where negative. With nu = inf the plan serves every request with a possible
+    column, and the first is sum_i min_j r_ij - lambda b. served_bound is at most the weight of the requests
+    with a possible column, and is rounded down (after adding 1e-6) when every weight is a whole number.
+
+    **Objective "surplus"** maximises sum_i (v_i - c_ij) and never serves a pair with c_ij > v_i. Its bound is
+    ``surplus_bound = sum_i max(0, max_{j in P_i} v_i - r_ij) + sum_k lambda_k b_k``; cost_bound = value served
+    - surplus_bound (it may be negative), gap = (surplus_bound - surplus) / surplus_bound, 0 when the
+    bound is 0; prices.unserved is 0, served_prices None and served_bound the weight with a possible column.
+
+    **No plan.** If rows with a negative cap (commitments, quality floors) cannot hold, choice is -1 everywhere,
+    those rows stay violated, and termination says INFEASIBLE (proven) or TIME_LIMIT (none was found).
     """
 
     choice: npt.NDArray[np.int32]
@@ -196,14 +267,27 @@ class Plan:
     prices: Prices
     termination: Termination
     objective: str = "served_then_cost"
+    served_prices: Prices | None = None
 
 
-def _array(name: str, given: object, dimensions: int, length: int | None = None) -> npt.NDArray[Any]:
+def tolerance(caps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """How far above its cap the float64 usage of a row may be and still hold: |cap| 1e-9 + 1e-6."""
+    finite = np.where(np.isfinite(caps), np.abs(caps), 0.0)
+    return finite * FEASIBILITY_TOLERANCE + ABSOLUTE_TOLERANCE
+
+
+def _array(
+    name: str, given: object, dimensions: int, length: int | None = None
+) -> npt.NDArray[Any]:
     array = np.asarray(given)
     if array.ndim != dimensions:
-        raise InvalidProblem(f"{name}: expected {dimensions} dimension(s), found shape {array.shape}")
+        raise InvalidProblem(
+            f"{name}: expected {dimensions} dimension(s), found shape {array.shape}"
+        )
     if length is not None and array.shape[0] != length:
-        raise InvalidProblem(f"{name}: expected length {length}, found {array.shape[0]}")
+        raise InvalidProblem(
+            f"{name}: expected length {length}, found {array.shape[0]}"
+        )
     return array
 
 
@@ -215,28 +299,44 @@ def _checked(limit: Limit, k: int, n: int, m: int) -> Limit:
         raise InvalidProblem(f"{where}: cap: expected a number, found NaN")
     group = limit.group
     if group is None and caps.ndim:
-        raise InvalidProblem(f"{where}: cap: expected one number without group, found shape {caps.shape}")
+        raise InvalidProblem(
+            f"{where}: cap: expected one number without group, found shape {caps.shape}"
+        )
     if group is not None:
         group = _array(f"{where}: group", group, 1, n)
         if group.dtype.kind not in "iu":
-            raise InvalidProblem(f"{where}: group: expected integers, found dtype {group.dtype}")
+            raise InvalidProblem(
+                f"{where}: group: expected integers, found dtype {group.dtype}"
+            )
         if caps.ndim != 1:
-            raise InvalidProblem(f"{where}: cap: expected one number per group, found shape {caps.shape}")
+            raise InvalidProblem(
+                f"{where}: cap: expected one number per group, found shape {caps.shape}"
+            )
         if group.size and (int(group.min()) < -1 or int(group.max()) >= len(caps)):
-            raise InvalidProblem(f"{where}: group: expected -1 .. {len(caps) - 1}, found another")
+            raise InvalidProblem(
+                f"{where}: group: expected -1 .. {len(caps) - 1}, found another"
+            )
         group = group.astype(np.int32, copy=False)
     usage = limit.usage
     if isinstance(usage, np.ndarray) and usage.ndim:
         if usage.shape not in ((n,), (n, m)):
-            raise InvalidProblem(f"{where}: usage: expected shape ({n},) or ({n}, {m}), found {usage.shape}")
+            raise InvalidProblem(
+                f"{where}: usage: expected shape ({n},) or ({n}, {m}), found {usage.shape}"
+            )
         if usage.dtype.kind not in "fiub":
-            raise InvalidProblem(f"{where}: usage: expected real numbers, found dtype {usage.dtype}")
+            raise InvalidProblem(
+                f"{where}: usage: expected real numbers, found dtype {usage.dtype}"
+            )
         if usage.dtype.kind == "f" and not np.all(np.isfinite(usage)):
-            raise InvalidProblem(f"{where}: usage: expected finite numbers, found NaN or infinity")
+            raise InvalidProblem(
+                f"{where}: usage: expected finite numbers, found NaN or infinity"
+            )
     else:
         usage = float(usage)
         if not np.isfinite(usage):
-            raise InvalidProblem(f"{where}: usage: expected a finite number, found {usage}")
+            raise InvalidProblem(
+                f"{where}: usage: expected a finite number, found {usage}"
+            )
     models = _indices(f"{where}: models", limit.models, m)
     requests = _indices(f"{where}: requests", limit.requests, n)
     cap: Any = caps if group is not None else float(caps)
@@ -250,7 +350,11 @@ def _indices(where: str, given: object, size: int) -> npt.NDArray[np.intp] | Non
     if index.size == 0:
         return np.zeros(0, dtype=np.intp)
     if index.ndim != 1 or index.dtype.kind not in "iu":
-        raise InvalidProblem(f"{where}: expected a list of indices, found shape {index.shape}, dtype {index.dtype}")
+        raise InvalidProblem(
+            f"{where}: expected a list of indices, found shape {index.shape}, dtype {index.dtype}"
+        )
     if int(index.min()) < 0 or int(index.max()) >= size:
-        raise InvalidProblem(f"{where}: expected 0 .. {size - 1}, found {int(index.min())} .. {int(index.max())}")
+        raise InvalidProblem(
+            f"{where}: expected 0 .. {size - 1}, found {int(index.min())} .. {int(index.max())}"
+        )
     return np.unique(index).astype(np.intp)
