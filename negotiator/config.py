@@ -59,9 +59,7 @@ class StoreConfig(_Section):
     url: (
         Annotated[
             str,
-            Field(
-                pattern=r"^(embedded|redis|rediss|redis\+sentinel|redis\+cluster)://"
-            ),
+            Field(pattern=r"^(embedded|redis|rediss|redis\+sentinel|redis\+cluster)://"),
         ]
         | None
     ) = None
@@ -87,9 +85,7 @@ class ModelConfig(_Section):
     cache_write_usd_per_million: Usd | None = None
     output_usd_per_million: Usd | None = None
     context_tokens: Count | None = None
-    quality_prior: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = (
-        None
-    )
+    quality_prior: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
     def _priced_whole(self) -> ModelConfig:
@@ -186,9 +182,7 @@ class Config(_Section):
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
-                raise ValueError(
-                    f"{what}: expected each name once, found {twice[0]!r} again"
-                )
+                raise ValueError(f"{what}: expected each name once, found {twice[0]!r} again")
         known = {account.id for account in self.accounts} | {"default"}
         for account in self.accounts:
             if account.parent is not None and account.parent not in known:
@@ -198,9 +192,7 @@ class Config(_Section):
         return self
 
 
-def load_config(
-    path: str | Path | None, environment: Mapping[str, str] | None = None
-) -> Config:
+def load_config(path: str | Path | None, environment: Mapping[str, str] | None = None) -> Config:
     """The configuration in ``path`` (None: defaults), with the environment on top."""
     values: dict[str, Any] = {}
     text = ""
@@ -209,37 +201,27 @@ def load_config(
             text = Path(path).read_text(encoding="utf-8")
             values = tomllib.loads(text)
         except OSError as error:
-            raise ConfigInvalid(
-                f"{path}: expected a readable file, found: {error.strerror}"
-            ) from None
+            raise ConfigInvalid(f"{path}: expected a readable file, found: {error.strerror}") from None
         except UnicodeDecodeError:
-            raise ConfigInvalid(
-                f"{path}: expected UTF-8 text, found other bytes"
-            ) from None
+            raise ConfigInvalid(f"{path}: expected UTF-8 text, found other bytes") from None
         except tomllib.TOMLDecodeError as error:
             raise ConfigInvalid(f"{path}: expected TOML, found: {error}") from None
     set_by = _overlay(values, os.environ if environment is None else environment)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        location = tuple(
-            error.errors(include_url=False, include_context=False)[0]["loc"]
-        )
+        location = tuple(error.errors(include_url=False, include_context=False)[0]["loc"])
         source = set_by.get(tuple(str(part) for part in location[:2]))
         line = _line_of(text, location)
         where = source or (f"{path}:{line}" if line else str(path or "configuration"))
         raise ConfigInvalid(f"{where}: {describe_invalid(error)}") from None
 
 
-def _overlay(
-    values: dict[str, Any], environment: Mapping[str, str]
-) -> dict[tuple[str, ...], str]:
+def _overlay(values: dict[str, Any], environment: Mapping[str, str]) -> dict[tuple[str, ...], str]:
     """Put environment values into ``values``; gives which variable set which key."""
     set_by: dict[tuple[str, ...], str] = {}
     for variable, text in environment.items():
-        section, mark, key = (
-            variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
-        )
+        section, mark, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
         if variable.startswith(ENVIRONMENT_PREFIX) and mark:
             table = values.setdefault(section, {})
             if not isinstance(table, dict):
@@ -273,9 +255,7 @@ def _line_of(text: str, location: Sequence[str | int]) -> int | None:
     return best
 
 
-def _table_path(
-    header: str, many: bool, counters: dict[tuple[str | int, ...], int]
-) -> tuple[str | int, ...]:
+def _table_path(header: str, many: bool, counters: dict[tuple[str | int, ...], int]) -> tuple[str | int, ...]:
     path: tuple[str | int, ...] = ()
     parts = [part.strip().strip("\"'") for part in header.split(".")]
     for depth, part in enumerate(parts, start=1):

@@ -60,7 +60,10 @@ def with_terms(order: Order, changes: dict[str, Any]) -> Order:
 
 
 def _offer(order: Order, candidate: Candidate, now_ms: int) -> CounterOffer | None:
-    changes = {miss.term: list(miss.offered) if isinstance(miss.offered, tuple) else miss.offered for miss in candidate.misses}
+    changes = {
+        miss.term: list(miss.offered) if isinstance(miss.offered, tuple) else miss.offered
+        for miss in candidate.misses
+    }
     served = consider(with_terms(order, changes), candidate.quote, candidate.estimate, now_ms=now_ms)
     if not served.eligible:
         return None

@@ -13,9 +13,8 @@ from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from providers.clock import Clock
-
 from providers.base import Provider
+from providers.clock import Clock
 from providers.terms import RFQ, Answer, Decline, Quote, Target
 
 from .events import Emit, Event
@@ -51,7 +50,7 @@ class Desk:
 
     async def ask(self, rfq: RFQ) -> Answers:
         """Quotes and declines of all sellers that answered within ``rfq.answer_within_ms``."""
-        return await self._collect({name: rfq for name in self._sellers})
+        return await self._collect(dict.fromkeys(self._sellers, rfq))
 
     async def ask_again(self, rfq: RFQ, targets: Mapping[str, Target]) -> Answers:
         """A second round: the named sellers hear what would win, and may quote again."""
@@ -105,7 +104,12 @@ class Desk:
         return answers
 
     def _sort(
-        self, name: str, rfq: RFQ, answer: Iterable[Quote | Decline], quotes: list[Quote], declines: list[Decline]
+        self,
+        name: str,
+        rfq: RFQ,
+        answer: Iterable[Quote | Decline],
+        quotes: list[Quote],
+        declines: list[Decline],
     ) -> None:
         for item in tuple(answer)[:MAX_QUOTES_PER_SELLER]:
             if isinstance(item, Decline):
@@ -133,4 +137,3 @@ def _fault(name: str, rfq: RFQ, quote: Quote) -> str | None:
     if quote.valid_for_ms <= 0 or quote.max_output_tokens < 1:
         return f"expected validity and output above zero, found {quote.valid_for_ms} and {quote.max_output_tokens}"
     return None
-

@@ -46,6 +46,4 @@ class EventBus:
                 sink(event)
             except Exception:
                 self._sinks.remove(sink)
-                logger.exception(
-                    "a subscriber failed on %s and was dropped", event.name
-                )
+                logger.exception("a subscriber failed on %s and was dropped", event.name)

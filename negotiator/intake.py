@@ -139,13 +139,21 @@ def _message_fault(message: Any) -> str | None:
     content = message.get("content")
     if content is None or isinstance(content, str):
         return None
-    if not isinstance(content, list) or not all(isinstance(part, dict) and "type" in part for part in content):
+    if not isinstance(content, list) or not all(
+        isinstance(part, dict) and "type" in part for part in content
+    ):
         return f".content: expected text or a list of typed parts, found {_kind(content)}"
     return None
 
 
 def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"an empty {type(value).__name__}" if value in ([], {}, "") else type(value).__name__
+    return (
+        "nothing"
+        if value is None
+        else f"an empty {type(value).__name__}"
+        if value in ([], {}, "")
+        else type(value).__name__
+    )
 
 
 def _digests(body: Mapping[str, Any], terms: Terms) -> dict[str, str]:

@@ -26,24 +26,16 @@ def parse_usd(value: object) -> int:
     try:
         amount = Decimal(str(value)) if isinstance(value, float) else Decimal(value)
     except InvalidOperation:
-        raise ValueError(
-            f"expected US dollars as a decimal string or number, found {value!r}"
-        ) from None
+        raise ValueError(f"expected US dollars as a decimal string or number, found {value!r}") from None
     if not amount.is_finite() or amount < 0:
         raise ValueError(f"expected US dollars >= 0, found {value!r}")
     if amount.adjusted() > 9:
-        raise ValueError(
-            f"expected at most {format_usd(MAX_NUSD)} US dollars, found {value!r}"
-        )
+        raise ValueError(f"expected at most {format_usd(MAX_NUSD)} US dollars, found {value!r}")
     nusd = amount * NUSD_PER_USD
     if nusd != nusd.to_integral_value():
-        raise ValueError(
-            f"expected at most 9 decimals (a nano-dollar), found {value!r}"
-        )
+        raise ValueError(f"expected at most 9 decimals (a nano-dollar), found {value!r}")
     if nusd > MAX_NUSD:
-        raise ValueError(
-            f"expected at most {format_usd(MAX_NUSD)} US dollars, found {value!r}"
-        )
+        raise ValueError(f"expected at most {format_usd(MAX_NUSD)} US dollars, found {value!r}")
     return int(nusd)
 
 
@@ -51,8 +43,4 @@ def format_usd(nusd: int) -> str:
     """Dollars as a decimal string, exact: ``1_500_000`` → ``"0.0015"``."""
     sign, amount = ("-", -nusd) if nusd < 0 else ("", nusd)
     whole, rest = divmod(amount, NUSD_PER_USD)
-    return (
-        f"{sign}{whole}.{rest:09d}".rstrip("0").rstrip(".")
-        if rest
-        else f"{sign}{whole}"
-    )
+    return f"{sign}{whole}.{rest:09d}".rstrip("0").rstrip(".") if rest else f"{sign}{whole}"

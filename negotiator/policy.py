@@ -111,7 +111,9 @@ def _output_nusd(quote: Quote, tokens: int) -> int:
 
 def _ceiling_with(quote: Quote, output_tokens: int) -> int:
     """The quote's ceiling for an answer of at most ``output_tokens``."""
-    return quote.ceiling_nusd - _output_nusd(quote, quote.max_output_tokens) + _output_nusd(quote, output_tokens)
+    return (
+        quote.ceiling_nusd - _output_nusd(quote, quote.max_output_tokens) + _output_nusd(quote, output_tokens)
+    )
 
 
 def _affordable_output(quote: Quote, limit_nusd: int) -> int:
@@ -226,7 +228,12 @@ def _refuse_without_quotes(order: Order, declines: Sequence[Decline]) -> Reject:
         return Reject(
             code=RejectCode.NO_QUOTE, message="no seller answered in time", retry_after_ms=RETRY_AFTER_MS
         )
-    details = sorted({f"{decline.code.name}: {decline.detail}" if decline.detail else decline.code.name for decline in declines})
+    details = sorted(
+        {
+            f"{decline.code.name}: {decline.detail}" if decline.detail else decline.code.name
+            for decline in declines
+        }
+    )
     facts: dict[str, Any] = {"declines": len(declines)}
     if all(decline.code in (DeclineCode.UNSUPPORTED, DeclineCode.TOO_LONG) for decline in declines):
         message = f"none of {len(declines)} offers can serve this request ({'; '.join(details[:3])})"

@@ -67,9 +67,7 @@ class Terms(_Frozen):
 
     budget_usd: Usd | None = None
     min_quality: Share | None = None
-    quality_margin: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = (
-        None
-    )
+    quality_margin: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
     deadline_ms: Annotated[int, Field(gt=0, le=MAX_DEADLINE_MS)] | None = None
     ttft_ms: Annotated[int, Field(gt=0, le=MAX_DEADLINE_MS)] | None = None
     value_usd: Usd | None = None
@@ -78,9 +76,7 @@ class Terms(_Frozen):
     exclude: Annotated[tuple[Glob, ...], Field(max_length=64)] | None = None
     require: Annotated[tuple[Glob, ...], Field(max_length=32)] | None = None
     session: Annotated[str, Field(min_length=1, max_length=255)] | None = None
-    session_premium: (
-        Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None
-    ) = None
+    session_premium: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
     task: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     policy: Policy | None = None
     rounds: Annotated[int, Field(ge=0, le=2)] | None = None
@@ -91,9 +87,7 @@ class Terms(_Frozen):
     def over(self, defaults: Terms) -> Terms:
         """These terms, with what was not given taken from ``defaults``."""
         given = {
-            name: getattr(self, name)
-            for name in type(self).model_fields
-            if getattr(self, name) is not None
+            name: getattr(self, name) for name in type(self).model_fields if getattr(self, name) is not None
         }
         return defaults.model_copy(update=given)
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 __all__ = [
     "NO_TOKENS",
+    "RFQ",
     "TIERS",
     "TOKENS_PER_RATE",
     "Answer",
@@ -30,7 +31,6 @@ __all__ = [
     "PriceStep",
     "Quantiles",
     "Quote",
-    "RFQ",
     "RateKind",
     "RateLimit",
     "Rates",
@@ -128,7 +128,9 @@ class Rates:
         for name in self.__slots__:
             value, rest = divmod(getattr(self, name) * numerator, denominator)
             if rest:
-                raise ValueError(f"{name} x {numerator}/{denominator}: expected a whole nano-dollar, rest {rest}")
+                raise ValueError(
+                    f"{name} x {numerator}/{denominator}: expected a whole nano-dollar, rest {rest}"
+                )
             values.append(value)
         return Rates(*values)
 
@@ -186,10 +188,7 @@ class PriceLine:
 def price_lines(rates: Rates, usage: Usage, *, ceiling: bool = False) -> tuple[PriceLine, ...]:
     """The bill for ``usage`` at ``rates``: one rounding per line, up for a ceiling, else half to even."""
     fresh = (
-        usage.input_tokens
-        - usage.cache_read_tokens
-        - usage.cache_write_tokens
-        - usage.cache_write_1h_tokens
+        usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens - usage.cache_write_1h_tokens
     )
     lines = []
     for kind, tokens, rate in (

@@ -39,9 +39,7 @@ __all__ = [
     "tolerance",
 ]
 
-MAX_COST_NUSD = (
-    2**53
-)  # the dense passes and the bound run in float64: larger integers would be rounded
+MAX_COST_NUSD = 2**53  # the dense passes and the bound run in float64: larger integers would be rounded
 # A row holds if used <= cap + FEASIBILITY_TOLERANCE * |cap| + ABSOLUTE_TOLERANCE: sums in another order still agree.
 FEASIBILITY_TOLERANCE = 1e-9
 ABSOLUTE_TOLERANCE = 1e-6
@@ -127,51 +125,32 @@ class Problem:
         cost = _array("cost", self.cost, 2)
         if cost.dtype.kind not in "iu":
             if cost.dtype.kind != "f":
-                raise InvalidProblem(
-                    f"cost: expected int64 nano-dollars, found dtype {cost.dtype}"
-                )
+                raise InvalidProblem(f"cost: expected int64 nano-dollars, found dtype {cost.dtype}")
             if not np.all(np.isfinite(cost)) or np.any(cost != np.floor(cost)):
-                raise InvalidProblem(
-                    "cost: expected whole nano-dollars, found NaN, infinity or a fraction"
-                )
+                raise InvalidProblem("cost: expected whole nano-dollars, found NaN, infinity or a fraction")
         allowed = _array("allowed", self.allowed, 2)
         if allowed.dtype != np.bool_:
             raise InvalidProblem(f"allowed: expected dtype bool, found {allowed.dtype}")
         if allowed.shape != cost.shape:
-            raise InvalidProblem(
-                f"allowed: expected shape {cost.shape} as cost has, found {allowed.shape}"
-            )
+            raise InvalidProblem(f"allowed: expected shape {cost.shape} as cost has, found {allowed.shape}")
         if cost.size and (low := int(cost.min(where=allowed, initial=0))) < 0:
             raise InvalidProblem(f"cost: expected >= 0 where allowed, found {low}")
-        if (
-            cost.size
-            and (high := int(cost.max(where=allowed, initial=0))) > MAX_COST_NUSD
-        ):
-            raise InvalidProblem(
-                f"cost: expected at most 2**53 nano-dollars, found {high}"
-            )
+        if cost.size and (high := int(cost.max(where=allowed, initial=0))) > MAX_COST_NUSD:
+            raise InvalidProblem(f"cost: expected at most 2**53 nano-dollars, found {high}")
         set_(self, "cost", cost.astype(np.int64, copy=False))
         set_(self, "allowed", allowed)
         n, m = cost.shape
         if self.weight is not None:
             weight = _array("weight", self.weight, 1, n).astype(np.float64, copy=False)
             if not np.all(np.isfinite(weight)) or np.any(weight <= 0):
-                raise InvalidProblem(
-                    "weight: expected finite numbers > 0, found another"
-                )
+                raise InvalidProblem("weight: expected finite numbers > 0, found another")
             set_(self, "weight", weight)
         if self.value is not None:
             value = _array("value", self.value, 1, n)
             if value.dtype.kind not in "iu":
-                raise InvalidProblem(
-                    f"value: expected int64 nano-dollars, found dtype {value.dtype}"
-                )
-            if value.size and (
-                int(value.min()) < 0 or int(value.max()) > MAX_COST_NUSD
-            ):
-                raise InvalidProblem(
-                    "value: expected 0 .. 2**53 nano-dollars, found another"
-                )
+                raise InvalidProblem(f"value: expected int64 nano-dollars, found dtype {value.dtype}")
+            if value.size and (int(value.min()) < 0 or int(value.max()) > MAX_COST_NUSD):
+                raise InvalidProblem("value: expected 0 .. 2**53 nano-dollars, found another")
             set_(self, "value", value.astype(np.int64, copy=False))
         set_(
             self,
@@ -192,9 +171,7 @@ class Problem:
     @cached_property
     def first_row(self) -> npt.NDArray[np.int64]:
         """int64[len(limits) + 1]: limit k stands for rows ``first_row[k] : first_row[k + 1]``."""
-        return np.concatenate(
-            [[0], np.cumsum([limit.rows for limit in self.limits])]
-        ).astype(np.int64)
+        return np.concatenate([[0], np.cumsum([limit.rows for limit in self.limits])]).astype(np.int64)
 
     @property
     def rows(self) -> int:
@@ -207,21 +184,14 @@ class Problem:
         if not self.limits:
             return np.zeros(0)
         return np.concatenate(
-            [
-                np.atleast_1d(np.asarray(limit.cap, dtype=np.float64))
-                for limit in self.limits
-            ]
+            [np.atleast_1d(np.asarray(limit.cap, dtype=np.float64)) for limit in self.limits]
         )
 
     def row_name(self, row: int) -> str:
         """The name of one row: its limit's, with the group's number where it has groups."""
         k = int(np.searchsorted(self.first_row, row, side="right")) - 1
         limit = self.limits[k]
-        return (
-            limit.name
-            if limit.group is None
-            else f"{limit.name}[{row - int(self.first_row[k])}]"
-        )
+        return limit.name if limit.group is None else f"{limit.name}[{row - int(self.first_row[k])}]"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -276,18 +246,12 @@ def tolerance(caps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return finite * FEASIBILITY_TOLERANCE + ABSOLUTE_TOLERANCE
 
 
-def _array(
-    name: str, given: object, dimensions: int, length: int | None = None
-) -> npt.NDArray[Any]:
+def _array(name: str, given: object, dimensions: int, length: int | None = None) -> npt.NDArray[Any]:
     array = np.asarray(given)
     if array.ndim != dimensions:
-        raise InvalidProblem(
-            f"{name}: expected {dimensions} dimension(s), found shape {array.shape}"
-        )
+        raise InvalidProblem(f"{name}: expected {dimensions} dimension(s), found shape {array.shape}")
     if length is not None and array.shape[0] != length:
-        raise InvalidProblem(
-            f"{name}: expected length {length}, found {array.shape[0]}"
-        )
+        raise InvalidProblem(f"{name}: expected length {length}, found {array.shape[0]}")
     return array
 
 
@@ -299,44 +263,28 @@ def _checked(limit: Limit, k: int, n: int, m: int) -> Limit:
         raise InvalidProblem(f"{where}: cap: expected a number, found NaN")
     group = limit.group
     if group is None and caps.ndim:
-        raise InvalidProblem(
-            f"{where}: cap: expected one number without group, found shape {caps.shape}"
-        )
+        raise InvalidProblem(f"{where}: cap: expected one number without group, found shape {caps.shape}")
     if group is not None:
         group = _array(f"{where}: group", group, 1, n)
         if group.dtype.kind not in "iu":
-            raise InvalidProblem(
-                f"{where}: group: expected integers, found dtype {group.dtype}"
-            )
+            raise InvalidProblem(f"{where}: group: expected integers, found dtype {group.dtype}")
         if caps.ndim != 1:
-            raise InvalidProblem(
-                f"{where}: cap: expected one number per group, found shape {caps.shape}"
-            )
+            raise InvalidProblem(f"{where}: cap: expected one number per group, found shape {caps.shape}")
         if group.size and (int(group.min()) < -1 or int(group.max()) >= len(caps)):
-            raise InvalidProblem(
-                f"{where}: group: expected -1 .. {len(caps) - 1}, found another"
-            )
+            raise InvalidProblem(f"{where}: group: expected -1 .. {len(caps) - 1}, found another")
         group = group.astype(np.int32, copy=False)
     usage = limit.usage
     if isinstance(usage, np.ndarray) and usage.ndim:
         if usage.shape not in ((n,), (n, m)):
-            raise InvalidProblem(
-                f"{where}: usage: expected shape ({n},) or ({n}, {m}), found {usage.shape}"
-            )
+            raise InvalidProblem(f"{where}: usage: expected shape ({n},) or ({n}, {m}), found {usage.shape}")
         if usage.dtype.kind not in "fiub":
-            raise InvalidProblem(
-                f"{where}: usage: expected real numbers, found dtype {usage.dtype}"
-            )
+            raise InvalidProblem(f"{where}: usage: expected real numbers, found dtype {usage.dtype}")
         if usage.dtype.kind == "f" and not np.all(np.isfinite(usage)):
-            raise InvalidProblem(
-                f"{where}: usage: expected finite numbers, found NaN or infinity"
-            )
+            raise InvalidProblem(f"{where}: usage: expected finite numbers, found NaN or infinity")
     else:
         usage = float(usage)
         if not np.isfinite(usage):
-            raise InvalidProblem(
-                f"{where}: usage: expected a finite number, found {usage}"
-            )
+            raise InvalidProblem(f"{where}: usage: expected a finite number, found {usage}")
     models = _indices(f"{where}: models", limit.models, m)
     requests = _indices(f"{where}: requests", limit.requests, n)
     cap: Any = caps if group is not None else float(caps)
