@@ -60,7 +60,7 @@ class LoopClock:
         return self._last_ms
 
 
-class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[valid-type,misc]
+class _JumpingSelector(selectors.DefaultSelector):
     """Never waits while a timer is due later: it reports the wait as passed and lets the loop's time jump."""
 
     def __init__(self, jump: Callable[[float], None]) -> None:

@@ -1,0 +1,275 @@
+"""What the house asks of its store: money, orders and shared rates, as verbs that each backend makes atomic.
+
+Accounts form trees. A hold draws on its account and on all ancestors in one step, together with the claim of its
+order id. Rows never change: resolving a hold adds a row. Expiry is judged when a verb runs, by the ``now_ms`` it is
+given, and swept later. Every verb raises :class:`negotiator.errors.StoreUnavailable` when nothing was decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from .order import HoldState, Reservation, Settlement
+
+__all__ = [
+    "HOUSE",
+    "SUSPENSE",
+    "Account",
+    "Balance",
+    "Hold",
+    "LedgerStore",
+    "Lease",
+    "LeaseAsk",
+    "Note",
+    "OrderRecord",
+    "Period",
+    "RateStore",
+    "Shortfall",
+    "SharedStore",
+    "Store",
+]
+
+HOUSE = "~house"
+"""The account that bears what a seller bills above its ceiling."""
+
+SUSPENSE = "~suspense"
+"""The account that takes what is billed on a hold that had already resolved, until somebody looks."""
+
+
+class Period(StrEnum):
+    """When an account's budget starts anew (UTC)."""
+
+    TOTAL = "total"
+    DAY = "day"
+    MONTH = "month"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """A budget and whose part it is. budget_nusd None = no limit of its own; parent None = the root of a tree.
+
+    default_budget_nusd: what an order without a budget may cost, None = no limit.
+    """
+
+    account_id: str
+    parent: str | None = None
+    budget_nusd: int | None = None
+    period: Period = Period.TOTAL
+    default_budget_nusd: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """Where an account stands in its current period: posted and pending include all descendants'.
+
+    deposits_nusd raise the budget of an account that has one. period_key: ``total``, ``2026-11-24``, ``2026-11``.
+    """
+
+    account: Account
+    posted_nusd: int
+    pending_nusd: int
+    deposits_nusd: int
+    period_key: str
+
+    @property
+    def limit_nusd(self) -> int | None:
+        """Budget plus deposits, None = no limit."""
+        budget_nusd = self.account.budget_nusd
+        return None if budget_nusd is None else budget_nusd + self.deposits_nusd
+
+    @property
+    def available_nusd(self) -> int | None:
+        """What a new hold may draw, None = no limit; never negative."""
+        limit_nusd = self.limit_nusd
+        return None if limit_nusd is None else max(0, limit_nusd - self.posted_nusd - self.pending_nusd)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """A reservation asked for. digests: content by field, to compare a repeated order id. hold_ms: its timeout."""
+
+    reservation_id: str
+    order_id: str
+    account: str
+    hold_nusd: int
+    hold_ms: int
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortfall:
+    """Why a hold was refused: the account (or ancestor) that lacks the money; ``balance`` None = it is unknown."""
+
+    account: str
+    needed_nusd: int
+    balance: Balance | None
+
+    @property
+    def held(self) -> bool:
+        """Whether the money is there but pending: it may come free without a deposit."""
+        balance = self.balance
+        if balance is None or balance.limit_nusd is None:
+            return False
+        return balance.limit_nusd - balance.posted_nusd >= self.needed_nusd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderRecord:
+    """An order id that came before. state: of its hold. response: the answer to replay, None = not kept or not yet.
+
+    history: what the order went through, JSON, None = not written yet.
+    """
+
+    order_id: str
+    account: str
+    reservation_id: str
+    state: HoldState
+    digests: Mapping[str, str]
+    response: bytes | None = None
+    history: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What to write beside a resolved hold: both optional, kept 24 hours."""
+
+    response: bytes | None = None
+    history: bytes | None = None
+
+
+class LedgerStore(Protocol):
+    """Money and order ids."""
+
+    async def put_account(self, account: Account) -> None:
+        """Create an account or change its budget, period or default; raises InputInvalid for an unknown parent,
+        a circle, or a changed parent of an account that has rows."""
+        ...
+
+    async def balances(self, account_id: str, now_ms: int) -> tuple[Balance, ...]:
+        """The account, then its ancestors up to the root; empty = unknown."""
+        ...
+
+    async def accounts(self) -> tuple[str, ...]:
+        """All account ids, sorted; the house's own included."""
+        ...
+
+    async def deposit(self, account_id: str, nusd: int, reference: str, now_ms: int) -> Balance:
+        """Raise an account's budget (negative = correction); the same reference twice counts once."""
+        ...
+
+    async def find_order(self, account: str, order_id: str) -> OrderRecord | None:
+        """What became of an order id of the last 24 hours; an id belongs to its account."""
+        ...
+
+    async def reserve(self, hold: Hold, now_ms: int) -> Reservation | OrderRecord | Shortfall:
+        """Claim the order id and hold the money on the account and all ancestors, or change nothing.
+
+        OrderRecord: the id is taken (by a hold that is pending or resolved with something posted).
+        """
+        ...
+
+    async def begin(self, reservation_id: str, now_ms: int, in_doubt_ms: int) -> None:
+        """A call is about to reach a seller: from here the hold does not expire but becomes in doubt."""
+        ...
+
+    async def relayed(self, reservation_id: str, nusd: int) -> None:
+        """At least so much is owed for what reached the buyer so far: posted if nobody else resolves the hold."""
+        ...
+
+    async def post(
+        self,
+        reservation_id: str,
+        posted_nusd: int,
+        now_ms: int,
+        *,
+        house_nusd: int = 0,
+        note: Note | None = None,
+    ) -> Settlement:
+        """Charge at most the hold and release the rest; ``house_nusd`` is booked to the house.
+
+        A hold that resolved before answers which way (``already``), and what is billed goes to suspense.
+        """
+        ...
+
+    async def void(self, reservation_id: str, now_ms: int, *, note: Note | None = None) -> Settlement:
+        """Release the whole hold and free the order id; a hold that resolved before answers which way."""
+        ...
+
+    async def annotate(self, account: str, order_id: str, note: Note, now_ms: int) -> None:
+        """Write response or history of an order later, or of one that never got a hold."""
+        ...
+
+    async def sweep(self, now_ms: int, limit: int = 1000) -> Sequence[Settlement]:
+        """Resolve holds whose time is over: expired if no call had begun, else posted (relayed, else the hold)."""
+        ...
+
+    async def audit(self) -> Sequence[str]:
+        """Recompute every balance from checkpoint and rows; the first row that does not fit, in words; empty = fits."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseAsk:
+    """A worker's wish for a part of a shared limit: up to ``want`` of at most ``amount`` in any ``per_ms``.
+
+    per_ms 0 = concurrency: slots in use at once, held until given back or until the worker's lease ends.
+    """
+
+    key: str
+    amount: int
+    per_ms: int
+    want: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """What a worker may use of a shared limit on its own until ``until_ms``; granted 0: ask again then."""
+
+    key: str
+    granted: int
+    until_ms: int
+
+
+class RateStore(Protocol):
+    """Rate limits shared by all workers of one store."""
+
+    async def lease(
+        self, worker: str, asks: Sequence[LeaseAsk], lease_ms: int, now_ms: int
+    ) -> Sequence[Lease]:
+        """One lease per ask, in order. The sum granted to all workers never exceeds a limit."""
+        ...
+
+    async def give_back(self, worker: str, unused: Mapping[str, int], now_ms: int) -> None:
+        """Return what was leased and not used; a worker that dies loses its leases at their end."""
+        ...
+
+    async def correct(self, key: str, remaining: int, now_ms: int) -> None:
+        """The vendor says only so much is left in the current period: no lease grants more."""
+        ...
+
+
+class SharedStore(Protocol):
+    """Small values workers and the market maker share: prices, learnt state, leadership."""
+
+    async def publish(self, key: str, value: bytes, ttl_ms: int | None = None) -> None:
+        """Set a value for everybody."""
+        ...
+
+    async def read(self, key: str) -> bytes | None:
+        """The value, None = never set or expired."""
+        ...
+
+    async def lead(self, role: str, holder: str, ttl_ms: int, now_ms: int) -> int | None:
+        """Become or stay the leader of a role: a fencing token that grows with every change, None = another leads."""
+        ...
+
+
+class Store(LedgerStore, RateStore, SharedStore, Protocol):
+    """All of it, behind one URL."""
+
+    async def aclose(self) -> None:
+        """Write what is pending and give back connections and locks."""
+        ...
