@@ -20,15 +20,15 @@ __all__ = [
     "Account",
     "Balance",
     "Hold",
-    "LedgerStore",
     "Lease",
     "LeaseAsk",
+    "LedgerStore",
     "Note",
     "OrderRecord",
     "Period",
     "RateStore",
-    "Shortfall",
     "SharedStore",
+    "Shortfall",
     "Store",
 ]
 
