@@ -1,13 +1,28 @@
-"""The contract every seller keeps: quote and execute, with its offers and limits as data."""
+"""The contract every seller keeps: quote and execute, with its offers and limits as data.
+
+Also what a seller is made from: its settings, as plain data from any configuration. Secrets are named, never held.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, runtime_checkable
 
-from .terms import RFQ, Answer, Delta, Offer, RateLimit, Ticket
+from .clock import Clock
+from .terms import RFQ, Answer, Delta, Offer, RateLimit, Rates, Ticket
 
-__all__ = ["Provider"]
+__all__ = [
+    "QUOTE_TTL_MS",
+    "ModelSettings",
+    "PricingSettings",
+    "Provider",
+    "ProviderFactory",
+    "ProviderSettings",
+]
+
+QUOTE_TTL_MS: Final = 30_000
+"""How long a quote holds unless told otherwise."""
 
 
 @runtime_checkable
@@ -44,3 +59,57 @@ class Provider(Protocol):
     async def aclose(self) -> None:
         """Give back connections and files."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """One model to sell. ``rates``: the operator's own prices, None = the vendor's price card has them.
+
+    context_tokens, max_output_tokens: None = as known of the model.
+    """
+
+    name: str
+    rates: Rates | None = None
+    context_tokens: int | None = None
+    max_output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PricingSettings:
+    """How a self-hosted seller prices idle capacity: down to ``reserve_share`` of its rates when fully idle.
+
+    metrics_url: where it reads how busy it is, None = from its own calls in flight.
+    """
+
+    reserve_share: float = 0.3
+    metrics_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderSettings:
+    """What one seller is made from.
+
+    kind: a name of :mod:`providers.registry`. name: in ``provider/model``, empty = the kind. api_key_env: the
+    variables that hold its keys, read when the first call needs one. models: empty = those known of the vendor.
+    """
+
+    kind: str
+    name: str = ""
+    base_url: str | None = None
+    api_key_env: tuple[str, ...] = ()
+    limits: tuple[RateLimit, ...] = ()
+    tiers: tuple[str, ...] = ("standard",)
+    tags: frozenset[str] = frozenset()
+    models: tuple[ModelSettings, ...] = ()
+    pricing: PricingSettings | None = None
+    quote_ttl_ms: int = QUOTE_TTL_MS
+    seed: int = 0
+
+    @property
+    def label(self) -> str:
+        """The name in ``provider/model``: as given, else the kind."""
+        return self.name or self.kind
+
+
+ProviderFactory = Callable[[ProviderSettings, Clock], Provider]
+"""Makes a seller from its settings; must not touch the network."""

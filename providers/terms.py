@@ -18,6 +18,8 @@ __all__ = [
     "TIERS",
     "TOKENS_PER_RATE",
     "Answer",
+    "CacheTerms",
+    "CacheWrites",
     "Decline",
     "DeclineCode",
     "Delta",
@@ -85,6 +87,14 @@ class LineKind(StrEnum):
     CACHE_WRITE = "cache_write"
     OUTPUT = "output"
     REQUEST = "request"
+
+
+class CacheWrites(StrEnum):
+    """What writing a prompt into the cache costs: nothing, always the write rate, or that where it was asked for."""
+
+    FREE = "free"
+    CHARGED = "charged"
+    MARKED = "marked"
 
 
 class RateKind(StrEnum):
@@ -270,7 +280,8 @@ class RFQ:
     input_tokens: counted in the reference vocabulary; ``tokens_by_vocabulary`` has exact counts of others.
     max_output_tokens: what the buyer asked for, None = up to the seller. expected_output_tokens: the house's
     estimate of the mean. capabilities: what the body uses (``tools``, ``vision``, ``json_schema``, ...).
-    models: names the buyer would take, None = any. prefix: marks in ascending length.
+    models: names the buyer would take, None = any. prefix: marks in ascending length. answer_key: of an exact
+    answer given before, None = the buyer did not opt in.
     """
 
     rfq_id: str
@@ -285,10 +296,28 @@ class RFQ:
     answer_within_ms: int = 250
     round: int = 1
     target: Target | None = None
+    answer_key: str | None = None
 
     def input_tokens_in(self, vocabulary: str) -> int:
         """Input tokens in a seller's vocabulary, or in the reference vocabulary where that was not counted."""
         return self.tokens_by_vocabulary.get(vocabulary, self.input_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheTerms:
+    """How a seller's prompt cache works.
+
+    Prefixes below ``min_tokens`` are never cached; what is cached is whole blocks of ``block_tokens``.
+    from_request: the request from which a shared prefix can hit (2 = the next one). hit_prior: how often a warm
+    prefix is really read, before any was seen to be.
+    """
+
+    min_tokens: int
+    block_tokens: int
+    lifetime_ms: int
+    from_request: int = 2
+    writes: CacheWrites = CacheWrites.FREE
+    hit_prior: float = 0.7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,9 +325,10 @@ class Offer:
     """What a seller sells now, before any request: one model in one tier.
 
     steps: rates by input length, ascending, the first from 0. list_steps: the standard tier's undiscounted
-    rates where they differ. vocabulary: of its tokens; token_margin: factor on counts made in another
-    vocabulary. tags: capabilities and properties (``tools``, ``vision``, ``region:eu``, ``no_retention``).
-    valid_for_ms: until the next price boundary, None = none known. price_source: where the rates come from.
+    rates where they differ. vocabulary: of its tokens. token_factor and token_margin: what a count made in another
+    vocabulary is multiplied by, to expect and to be sure. tags: capabilities and properties (``tools``, ``vision``,
+    ``region:eu``, ``no_retention``). valid_for_ms: until the next price boundary, None = none known.
+    price_source: where the rates come from. cache: None = no prompt cache.
     """
 
     provider: str
@@ -310,10 +340,12 @@ class Offer:
     tags: frozenset[str]
     speed: SpeedModel
     vocabulary: str = "o200k"
+    token_factor: float = 1.0
     token_margin: float = 1.0
     list_steps: tuple[PriceStep, ...] | None = None
     valid_for_ms: int | None = None
     price_source: str = ""
+    cache: CacheTerms | None = None
 
     @property
     def key(self) -> str:
@@ -384,7 +416,7 @@ class Ticket:
     """The right to call a seller once: a live reservation and the quote it pays for.
 
     body: the request in OpenAI chat shape. deadline_ms: time left, None = none. max_output_tokens: what
-    the reservation covers, never above the quote's.
+    the reservation covers, never above the quote's. answer_key: the RFQ's.
     """
 
     reservation_id: str
@@ -395,6 +427,7 @@ class Ticket:
     deadline_ms: int | None = None
     stream: bool = False
     prefix: tuple[PrefixMark, ...] = ()
+    answer_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
