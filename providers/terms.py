@@ -281,7 +281,8 @@ class RFQ:
     max_output_tokens: what the buyer asked for, None = up to the seller. expected_output_tokens: the house's
     estimate of the mean. capabilities: what the body uses (``tools``, ``vision``, ``json_schema``, ...).
     models: names the buyer would take, None = any. prefix: marks in ascending length. answer_key: of an exact
-    answer given before, None = the buyer did not opt in.
+    answer given before, None = the buyer did not opt in. parameters: names of the body's other parameters that ask
+    for something (``seed``, ``logprobs``), so that a seller can decline what it cannot honour.
     """
 
     rfq_id: str
@@ -297,6 +298,7 @@ class RFQ:
     round: int = 1
     target: Target | None = None
     answer_key: str | None = None
+    parameters: frozenset[str] = frozenset()
 
     def input_tokens_in(self, vocabulary: str) -> int:
         """Input tokens in a seller's vocabulary, or in the reference vocabulary where that was not counted."""
@@ -435,7 +437,8 @@ class Delta:
     """A piece of an answer as it arrives. ``delta`` is an OpenAI chat delta (role, content, tool_calls).
 
     The last one carries ``finish_reason`` and, where the seller tells, ``usage`` and ``billed_nusd`` (its own bill).
-    ``raw``: the seller's bytes, for relays that need no translation.
+    ``raw``: the seller's bytes, for relays that need no translation: streamed, one whole SSE event with its blank
+    line; buffered, the JSON body of the whole answer. None where there is nothing to relay as it is.
     """
 
     delta: Mapping[str, Any] = field(default_factory=dict)
