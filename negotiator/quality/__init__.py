@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from negotiator.quality.estimate import Estimate
 from negotiator.quality.evidence import Change, Evidence
+from negotiator.quality.explore import Explorer
+from negotiator.quality.model import Model, load_model
 from negotiator.quality.priors import Prior, Priors, bare_name, load_priors
 from negotiator.quality.room import Predictor, Quality
 
@@ -14,10 +16,13 @@ __all__ = [
     "Change",
     "Estimate",
     "Evidence",
+    "Explorer",
+    "Model",
     "Predictor",
     "Prior",
     "Priors",
     "Quality",
     "bare_name",
+    "load_model",
     "load_priors",
 ]

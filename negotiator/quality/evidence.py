@@ -25,6 +25,7 @@ DRIFT_ARMED_ANSWERS = 30
 CHANGED_PRIOR_ANSWERS = 4.0
 MODELS_MAX = 1024
 TASKS_MAX = 64
+WRITERS_MAX = 256
 
 
 @dataclass(slots=True)
@@ -136,18 +137,14 @@ class Evidence:
         record.version += 1
         return self._drift(model, record, score, expected, believed, now_ms)
 
-    def observe_length(
-        self, model: str, task: str, log_ratio: float, now_ms: int
-    ) -> None:
+    def observe_length(self, model: str, task: str, log_ratio: float, now_ms: int) -> None:
         """Take one answer's length as log(actual / expected)."""
         record, tally = self._own(model, task, now_ms)
         tally.lengths = tally.lengths * (1.0 - 1.0 / WINDOW_ANSWERS) + 1.0
         tally.log_ratio = tally.log_ratio * (1.0 - 1.0 / WINDOW_ANSWERS) + log_ratio
         record.version += 1
 
-    def belief(
-        self, model: str, task: str, prior_answers: float, now_ms: int
-    ) -> Belief:
+    def belief(self, model: str, task: str, prior_answers: float, now_ms: int) -> Belief:
         """The posterior of one model on one task ("" = any)."""
         epoch, seen, total, here = self._sums(model, task, now_ms)
         if total.answers == 0.0 and total.lengths == 0.0:
@@ -155,9 +152,7 @@ class Evidence:
         worth = min(prior_answers, CHANGED_PRIOR_ANSWERS) if epoch else prior_answers
         shift = (total.score - total.expected) / (total.answers + worth)
         if task and here.answers:
-            shift += (here.score - here.expected - here.answers * shift) / (
-                here.answers + TASK_ANSWERS
-            )
+            shift += (here.score - here.expected - here.answers * shift) / (here.answers + TASK_ANSWERS)
         factor = math.exp(total.log_ratio / (total.lengths + 5.0))
         return Belief(shift, total.answers, seen, factor, epoch > 0)
 
@@ -175,15 +170,14 @@ class Evidence:
     def merge(self, writers: Mapping[str, Mapping[str, Any]]) -> None:
         """Take from another dump whatever is newer than what is known here."""
         for writer, records in writers.items():
+            if writer not in self._writers and len(self._writers) >= WRITERS_MAX:
+                continue
             mine = self._writers.setdefault(writer, {})
             for model, plain in records.items():
                 tasks = {task: Tally(**tally) for task, tally in plain["tasks"].items()}
-                record = ModelRecord(
-                    int(plain["epoch"]),
-                    int(plain["version"]),
-                    int(plain["seen"]),
-                    tasks,
-                )
+                if not all(math.isfinite(v) for tally in tasks.values() for v in asdict(tally).values()):
+                    raise ValueError(f"expected finite sums of {model}")
+                record = ModelRecord(int(plain["epoch"]), int(plain["version"]), int(plain["seen"]), tasks)
                 known = mine.get(model)
                 if known is None or (record.epoch, record.version) > (
                     known.epoch,
@@ -217,9 +211,7 @@ class Evidence:
             if model in records:
                 yield records[model].epoch
 
-    def _sums(
-        self, model: str, task: str, now_ms: int
-    ) -> tuple[int, int, Tally, Tally]:
+    def _sums(self, model: str, task: str, now_ms: int) -> tuple[int, int, Tally, Tally]:
         """Newest epoch, answers seen in it, sums over all tasks, sums of this task."""
         epoch, seen = max(self._epochs(model)), 0
         total, here = Tally(at_ms=now_ms), Tally(at_ms=now_ms)

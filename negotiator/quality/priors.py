@@ -89,9 +89,7 @@ class Priors:
     def replaced(self, model: str, mean: float) -> Priors:
         """The same priors with one mean set by the operator (``quality_prior`` of the configuration)."""
         if not 0.0 <= mean <= 1.0:
-            raise InputInvalid(
-                f"quality_prior of {model}: expected a number in [0, 1], was {mean}"
-            )
+            raise InputInvalid(f"quality_prior of {model}: expected a number in [0, 1], was {mean}")
         row = replace(
             self.of(model),
             mean=min(max(mean, 0.01), 0.99),
@@ -115,9 +113,7 @@ class Priors:
         for pattern, like in self._families:
             if fnmatch.fnmatchcase(name, pattern):
                 row = self._rows[bare_name(like)]
-                return replace(
-                    row, answers=self._family_answers, source=f"{row.source}, of {like}"
-                )
+                return replace(row, answers=self._family_answers, source=f"{row.source}, of {like}")
         return self._default
 
 
@@ -131,11 +127,7 @@ def load_priors(path: Path | str | None = None) -> Priors:
     try:
         return _build(data)
     except (KeyError, TypeError, ValueError) as error:
-        what = (
-            f"{error.args[0]!r} is missing"
-            if isinstance(error, KeyError)
-            else str(error)
-        )
+        what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise InputInvalid(f"{path}: {what}") from error
 
 
@@ -145,35 +137,24 @@ def _build(data: Mapping[str, Any]) -> Priors:
     for number, entry in enumerate(data["models"], start=1):
         score = float(entry["score"])
         if not 0.0 < score < 100.0:
-            raise ValueError(
-                f"models[{number}] ({entry['name']}): expected a score in (0, 100), was {score}"
-            )
+            raise ValueError(f"models[{number}] ({entry['name']}): expected a score in (0, 100), was {score}")
         source = sources[entry["source"]]
         logit = math.log(score / (100.0 - score)) + float(source["shift"])
         prior = Prior(
             mean=round(1.0 / (1.0 + math.exp(-logit)), 4),
             answers=float(defaults["published_answers"]),
-            output_tokens=int(
-                entry.get("output_tokens", kinds[entry.get("kind", "plain")])
-            ),
+            output_tokens=int(entry.get("output_tokens", kinds[entry.get("kind", "plain")])),
             source=str(entry["source"]),
             date=str(source["date"]),
         )
         for name in (entry["name"], *entry.get("aliases", ())):
             if rows.setdefault(bare_name(name), prior) is not prior:
                 raise ValueError(f"models[{number}]: {name} is listed twice")
-    families = [
-        (str(entry["pattern"]), str(entry["like"]))
-        for entry in data.get("families", ())
-    ]
+    families = [(str(entry["pattern"]), str(entry["like"])) for entry in data.get("families", ())]
     for pattern, like in families:
         if bare_name(like) not in rows:
-            raise ValueError(
-                f"families: {pattern} is said to be like {like}, which has no score"
-            )
-    default = Prior(
-        float(defaults["mean"]), float(defaults["unknown_answers"]), int(kinds["plain"])
-    )
+            raise ValueError(f"families: {pattern} is said to be like {like}, which has no score")
+    default = Prior(float(defaults["mean"]), float(defaults["unknown_answers"]), int(kinds["plain"]))
     return Priors(
         rows,
         families=families,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from negotiator.errors import InputInvalid
 from negotiator.events import Emit, Event, discard
-from negotiator.quality.estimate import Estimate, FloatArray
+from negotiator.quality.estimate import Estimate, FloatArray, IntArray
 from negotiator.quality.evidence import Belief, Evidence
 from negotiator.quality.priors import Priors, bare_name
 
@@ -20,13 +19,20 @@ __all__ = ["Predictor", "Quality"]
 
 P95_FACTOR = 3.0
 """p95 over mean of a log-normal length with sigma 0.9, about what recorded answers show."""
+TRAINED_ANSWERS = 100.0
+"""What a trained predictor's level is worth against feedback: enough to resist noise, little enough to be moved."""
 _REFRESH_MS = 60_000
 _CACHE_MAX = 256
+_CACHED_TEXT_MAX = 16_384
 _STATE_VERSION = 1
 
 
 class Predictor(Protocol):
     """What was trained from recorded outcomes: see :class:`negotiator.quality.model.Model`."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """What it was trained on, in the order of its columns."""
 
     def column(self, model: str) -> int:
         """Its number of a model, -1 = not trained on."""
@@ -38,17 +44,17 @@ class Predictor(Protocol):
 class Quality:
     """Estimates per prompt and model, and learns from every scored answer.
 
-    priors: where belief starts. model: a trained predictor, or None. clock_ms: the house's clock. emit: hears
+    priors: where belief starts. clock_ms: the house's clock. model: a trained predictor, or None. emit: hears
     ``quality.changed`` when a model proves to be another than before. writer: this worker's name, unique among
-    those that share state.
+    those that share state and the same after a restart.
     """
 
     def __init__(
         self,
         priors: Priors,
         *,
+        clock_ms: Callable[[], int],
         model: Predictor | None = None,
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         emit: Emit = discard,
         writer: str = "0",
     ) -> None:
@@ -57,56 +63,39 @@ class Quality:
         self._clock_ms = clock_ms
         self._emit = emit
         self._evidence = Evidence(writer)
-        self._cache: dict[tuple[tuple[str, ...], str], tuple[int, _Adjustment]] = {}
+        self._adjustments: dict[tuple[tuple[str, ...], str], _Adjustment] = {}
+        self._taught: list[str] = []
+        self._predicted: dict[str, Estimate] = {}
 
-    def estimate(
-        self, text: str, models: Sequence[str], *, task: str | None = None
-    ) -> Estimate:
-        """What one prompt may expect of each model: arrays over ``models`` in their order."""
+    def estimate(self, text: str, models: Sequence[str], *, task: str | None = None) -> Estimate:
+        """What one prompt may expect of each model: read-only arrays over ``models`` in their order."""
         adjustment = self._adjustment(tuple(models), task or "")
-        if not adjustment.trained.size or not text:
+        if self._model is None or not adjustment.trained.size or not text:
             return adjustment.prior
-        many = self._apply([text], adjustment)
-        return Estimate(
-            many.mean[0],
-            many.sd[0],
-            many.output_tokens[0],
-            many.output_tokens_p95[0],
-            many.observations[0],
-        )
+        return adjustment.apply(self._predict(text))
 
     def estimate_many(
         self, texts: Sequence[str], models: Sequence[str], *, task: str | None = None
     ) -> Estimate:
         """The same for many prompts: arrays prompts x models."""
         adjustment = self._adjustment(tuple(models), task or "")
-        if adjustment.trained.size:
-            return self._apply(texts, adjustment)
-        shape, one = (len(texts), len(models)), adjustment.prior
-        return Estimate(
-            *(np.broadcast_to(getattr(one, name), shape) for name in Estimate.__slots__)
-        )
+        if self._model is not None and adjustment.trained.size and texts:
+            return adjustment.apply(self._model.estimate_texts(texts, range(len(self._model.models))))
+        shape, one = (len(texts), len(adjustment.beliefs)), adjustment.prior
+        return Estimate(*(np.broadcast_to(getattr(one, name), shape) for name in Estimate.__slots__))
 
     def learn(
-        self,
-        model: str,
-        task: str | None,
-        score: float,
-        *,
-        weight: float = 1.0,
-        features: str | None = None,
+        self, model: str, task: str | None, score: float, *, weight: float = 1.0, text: str | None = None
     ) -> None:
-        """Take one scored answer: score in [0, 1]; features: the prompt, sharpens what is learnt."""
+        """Take one scored answer: score in [0, 1]; text: the prompt, which says what was to be expected."""
         if not 0.0 <= score <= 1.0:
             raise InputInvalid(f"score: expected a number in [0, 1], was {score}")
         if not 0.0 < weight <= 10.0:
             raise InputInvalid(f"weight: expected a number in (0, 10], was {weight}")
         name, now_ms = bare_name(model), self._clock_ms()
-        expected, answers, _ = self._expected(model, features)
-        change = self._evidence.observe(
-            name, task or "", score, expected, answers, weight, now_ms
-        )
-        self._cache.clear()
+        expected, answers, _ = self._expected(model, text)
+        change = self._evidence.observe(name, task or "", score, expected, answers, weight, now_ms)
+        self._forget(name)
         if change is not None:
             facts = {
                 "model": name,
@@ -117,24 +106,16 @@ class Quality:
             self._emit(Event("quality.changed", now_ms, facts))
 
     def learn_length(
-        self,
-        model: str,
-        task: str | None,
-        output_tokens: int,
-        *,
-        features: str | None = None,
+        self, model: str, task: str | None, output_tokens: int, *, text: str | None = None
     ) -> None:
         """Take one answer's length, reasoning included."""
         if output_tokens < 0:
-            raise InputInvalid(
-                f"output_tokens: expected 0 or more, was {output_tokens}"
-            )
-        _, _, length = self._expected(model, features)
+            raise InputInvalid(f"output_tokens: expected 0 or more, was {output_tokens}")
+        name = bare_name(model)
+        _, _, length = self._expected(model, text)
         ratio = math.log((1.0 + output_tokens) / (1.0 + length))
-        self._evidence.observe_length(
-            bare_name(model), task or "", ratio, self._clock_ms()
-        )
-        self._cache.clear()
+        self._evidence.observe_length(name, task or "", ratio, self._clock_ms())
+        self._forget(name)
 
     def state(self) -> bytes:
         """All that was learnt, here and elsewhere, for :meth:`restore` after a restart or :meth:`merge` by others."""
@@ -148,56 +129,66 @@ class Quality:
         evidence = Evidence(self._evidence.writer)
         _merge(evidence, state)
         self._evidence = evidence
-        self._cache.clear()
+        self._adjustments.clear()
 
     def merge(self, state: bytes) -> None:
         """Take from another worker's state what is newer; the same state twice changes nothing."""
         _merge(self._evidence, state)
-        self._cache.clear()
+        self._adjustments.clear()
+
+    def _predict(self, text: str) -> Estimate:
+        """The predictor's word on every model it knows; one order asks several times for the same text."""
+        assert self._model is not None
+        known = self._predicted.get(text)
+        if known is None:
+            many = self._model.estimate_texts([text], range(len(self._model.models)))
+            known = Estimate(*(getattr(many, name)[0] for name in Estimate.__slots__))
+            if len(self._predicted) >= _CACHE_MAX:
+                self._predicted.clear()
+            if len(text) <= _CACHED_TEXT_MAX:
+                self._predicted[text] = known
+        return known
 
     def _expected(self, model: str, text: str | None) -> tuple[float, float, float]:
         """P(acceptable) before feedback, what that belief is worth in answers, and the expected length."""
         column = -1 if self._model is None else self._model.column(model)
-        if self._model is None or column < 0:
+        if column < 0:
             prior = self._priors.of(model)
             return prior.mean, prior.answers, prior.output_tokens
-        one = self._model.estimate_texts([text or ""], [column])
-        return float(one.mean[0, 0]), _TRAINED_ANSWERS, float(one.output_tokens[0, 0])
+        one = self._predict(text or "")
+        return float(one.mean[column]), TRAINED_ANSWERS, float(one.output_tokens[column])
+
+    def _forget(self, name: str) -> None:
+        """Something was learnt of one model: what is cached of it will be renewed when it is next asked for."""
+        self._taught.append(name)
+        if len(self._taught) > 10 * _CACHE_MAX:
+            self._taught.clear()
+            self._adjustments.clear()
 
     def _adjustment(self, models: tuple[str, ...], task: str) -> _Adjustment:
         now_ms = self._clock_ms()
-        cached = self._cache.get((models, task))
-        if cached is not None and now_ms - cached[0] < _REFRESH_MS:
-            return cached[1]
-        if len(self._cache) >= _CACHE_MAX:
-            self._cache.clear()
-        adjustment = _Adjustment(
-            self._priors, self._model, self._evidence, models, task, now_ms
-        )
-        self._cache[models, task] = (now_ms, adjustment)
-        return adjustment
+        known = self._adjustments.get((models, task))
+        if known is not None and 0 <= now_ms - known.at_ms < _REFRESH_MS:
+            if known.taught == len(self._taught):
+                return known
+            stale = set(self._taught[known.taught :])
+            beliefs = [
+                self._believe(model, task, now_ms) if name in stale else belief
+                for model, name, belief in zip(models, known.names, known.beliefs, strict=True)
+            ]
+            at_ms = known.at_ms
+        else:
+            beliefs, at_ms = [self._believe(model, task, now_ms) for model in models], now_ms
+        if len(self._adjustments) >= _CACHE_MAX:
+            self._adjustments.clear()
+        fresh = _Adjustment(self._priors, self._model, models, beliefs, at_ms, len(self._taught))
+        self._adjustments[models, task] = fresh
+        return fresh
 
-    def _apply(self, texts: Sequence[str], adjustment: _Adjustment) -> Estimate:
-        assert self._model is not None
-        base = self._model.estimate_texts(texts, adjustment.columns)
-        shape, prior, at = (
-            (len(texts), len(adjustment.beliefs)),
-            adjustment.prior,
-            adjustment.trained,
-        )
-        mean, sd, tokens, p95, seen = (
-            np.broadcast_to(getattr(prior, n), shape).copy() for n in Estimate.__slots__
-        )
-        mean[:, at] = np.clip(base.mean + adjustment.shift, 0.01, 0.99)
-        sd[:, at] = np.hypot(base.sd, adjustment.sd)
-        tokens[:, at] = np.rint(base.output_tokens * adjustment.factor)
-        p95[:, at] = np.ceil(base.output_tokens_p95 * adjustment.factor)
-        seen[:, at] += base.observations
-        return Estimate(mean, sd, tokens, p95, seen)
-
-
-_TRAINED_ANSWERS = 100.0
-"""What a trained predictor's level is worth against feedback: enough to resist noise, little enough to be moved."""
+    def _believe(self, model: str, task: str, now_ms: int) -> Belief:
+        trained = self._model is not None and self._model.column(model) >= 0
+        worth = TRAINED_ANSWERS if trained else self._priors.of(model).answers
+        return self._evidence.belief(bare_name(model), task, worth, now_ms)
 
 
 class _Adjustment:
@@ -207,39 +198,54 @@ class _Adjustment:
         self,
         priors: Priors,
         model: Predictor | None,
-        evidence: Evidence,
         models: tuple[str, ...],
-        task: str,
-        now_ms: int,
+        beliefs: list[Belief],
+        at_ms: int,
+        taught: int,
     ) -> None:
-        columns = [-1 if model is None else model.column(name) for name in models]
+        self.names = [bare_name(name) for name in models]
+        self.beliefs, self.at_ms, self.taught = beliefs, at_ms, taught
+        columns = np.array([-1 if model is None else model.column(name) for name in models], dtype=np.int64)
         found = [priors.of(name) for name in models]
-        worth = np.array(
-            [
-                _TRAINED_ANSWERS if c >= 0 else p.answers
-                for c, p in zip(columns, found, strict=True)
-            ]
+        worth = np.where(columns >= 0, TRAINED_ANSWERS, [prior.answers for prior in found])
+        shift, answers, factor = (
+            np.array(
+                [(belief.shift, belief.answers, belief.length_factor) for belief in beliefs], dtype=np.float64
+            )
+            .reshape(-1, 3)
+            .T
         )
-        self.beliefs: list[Belief] = [
-            evidence.belief(bare_name(name), task, float(k), now_ms)
-            for name, k in zip(models, worth, strict=True)
-        ]
-        shift = np.array([belief.shift for belief in self.beliefs])
-        answers = np.array([belief.answers for belief in self.beliefs])
-        factor = np.array([belief.length_factor for belief in self.beliefs])
+        self.worth = worth + answers
         mean = np.clip(np.array([prior.mean for prior in found]) + shift, 0.01, 0.99)
         tokens = np.array([prior.output_tokens for prior in found]) * factor
         self.prior = Estimate(
             mean,
-            _beta_sd(mean, worth + answers),
+            _beta_sd(mean, self.worth),
             np.rint(tokens).astype(np.int64),
             np.ceil(tokens * P95_FACTOR).astype(np.int64),
-            np.array([belief.seen for belief in self.beliefs], dtype=np.int64),
+            np.array([belief.seen for belief in beliefs], dtype=np.int64),
         )
-        self.trained = np.flatnonzero(np.array(columns, dtype=np.int64) >= 0)
-        self.columns = [columns[i] for i in self.trained]
+        for name in Estimate.__slots__:
+            getattr(self.prior, name).flags.writeable = False
+        self.trained: IntArray = np.flatnonzero(columns >= 0)
+        self.columns = columns[self.trained]
         self.shift, self.factor = shift[self.trained], factor[self.trained]
-        self.sd = _beta_sd(mean, worth + answers)[self.trained]
+
+    def apply(self, base: Estimate) -> Estimate:
+        """What the predictor says (arrays over its columns, or prompts x columns), moved by what feedback taught."""
+        at, columns, one = self.trained, self.columns, self.prior
+        shape = (*base.mean.shape[:-1], len(self.beliefs))
+        mean, sd, tokens, p95, seen = (
+            np.broadcast_to(getattr(one, name), shape).copy() for name in Estimate.__slots__
+        )
+        level = np.clip(base.mean[..., columns] + self.shift, 0.01, 0.99)
+        mean[..., at] = level
+        # The predictor's spread is of its weights; the prior's Beta part is what feedback has yet to confirm.
+        sd[..., at] = np.hypot(base.sd[..., columns], _beta_sd(level, self.worth[at]))
+        tokens[..., at] = np.maximum(np.rint(base.output_tokens[..., columns] * self.factor), 1)
+        p95[..., at] = np.ceil(base.output_tokens_p95[..., columns] * self.factor)
+        seen[..., at] += base.observations[..., columns]
+        return Estimate(mean, sd, tokens, p95, seen)
 
 
 def _beta_sd(mean: FloatArray, answers: FloatArray) -> FloatArray:
@@ -250,11 +256,7 @@ def _merge(evidence: Evidence, state: bytes) -> None:
     try:
         plain = json.loads(state)
         if plain["version"] != _STATE_VERSION:
-            raise ValueError(
-                f"expected version {_STATE_VERSION}, was {plain['version']}"
-            )
+            raise ValueError(f"expected version {_STATE_VERSION}, was {plain['version']}")
         evidence.merge(plain["writers"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputInvalid(
-            f"quality state: not a saved state of this program: {error}"
-        ) from error
+        raise InputInvalid(f"quality state: not a saved state of this program: {error}") from error

@@ -1,0 +1,205 @@
+"""What a prompt looks like: hashed n-grams and some fifty hand-made features, for many texts at once.
+
+Bytes of the lower-cased excerpt (its beginning and end) are hashed as 3- to 5-grams, words alone and in pairs, into
+2**16 buckets each (Weinberger et al., "Feature hashing for large scale multitask learning", 2009). Every step is one
+NumPy call over the concatenation of all texts, so a batch costs little more per text than its hashing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from negotiator.quality.lexicon import DOMAINS
+
+__all__ = ["BUCKETS", "HAND", "Encoded", "encode"]
+
+BUCKETS = 2**17
+"""Byte n-grams use the lower half, words and word pairs the upper."""
+
+HEAD_BYTES, TAIL_BYTES = 1100, 400
+_HALF_BITS = 16
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_POWERS = np.cumprod(np.full(64, 0x100000001B3, dtype=np.uint64), dtype=np.uint64)
+_PAIR = np.uint64(0xC2B2AE3D27D4EB4F)
+
+# Classes of bytes counted per text, in order of their feature.
+_CLASSES = (
+    b"0123456789", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"()", b"[]", b"{}", b"+-*/=<>", b"\\", b"$", b"?", b"!", b",", b".",
+    b":;", b"'\"`", b"_", b"%", b"^", b"#|&", b"\n", b" \t",
+)  # fmt: skip
+_OTHER, _NON_ASCII = len(_CLASSES), len(_CLASSES) + 1
+_CLASS = np.full(256, _OTHER, dtype=np.int64)
+for _number, _members in enumerate(_CLASSES):
+    _CLASS[list(_members)] = _number
+_CLASS[128:] = _NON_ASCII
+_LOWER = np.arange(256, dtype=np.uint8)
+_LOWER[65:91] += 32
+_IS_WORD = np.zeros(256, dtype=bool)
+_IS_WORD[[*range(48, 58), *range(97, 123), *range(128, 256)]] = True
+_IS_DIGIT = np.zeros(256, dtype=bool)
+_IS_DIGIT[48:58] = True
+_IS_LETTER = np.zeros(256, dtype=bool)
+_IS_LETTER[65:76] = True
+_IS_MARK = np.zeros(256, dtype=bool)
+_IS_MARK[list(b".):")] = True
+_N_CLASSES = len(_CLASSES) + 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """n texts: text i has buckets[indptr[i]:indptr[i+1]], sorted, with their counts; hand is float32[n, HAND]."""
+
+    indptr: npt.NDArray[np.int64]
+    buckets: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.float32]
+    hand: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+
+def encode(texts: Sequence[str]) -> Encoded:
+    """Hash texts and count what is in them. At most a few hundred at a time: memory grows with their excerpts."""
+    whole = [text.encode("utf-8", "replace") for text in texts]
+    parts = [b if len(b) <= HEAD_BYTES + TAIL_BYTES else b[:HEAD_BYTES] + b[-TAIL_BYTES:] for b in whole]
+    # Line feeds around each text: it starts a line, its last line has an end, and looking two bytes ahead stays inside.
+    raw = np.frombuffer(b"".join(b"\n" + part + b"\n\n\n\n" for part in parts), dtype=np.uint8)
+    sizes = np.array([len(part) + 5 for part in parts], dtype=np.int64)
+    total = np.array([len(b) for b in whole], dtype=np.float64)
+    doc = np.repeat(np.arange(len(texts)), sizes)
+    low = _LOWER[raw]
+    starts, ends, words = _words(low)
+    word_doc = doc[starts]
+    keys = np.concatenate((_grams(low, doc), _word_keys(words, word_doc)))
+    keys.sort()
+    first = (
+        np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
+        if keys.size
+        else np.zeros(0, np.int64)
+    )
+    counts = np.diff(np.append(first, keys.size)).astype(np.float32)
+    found = keys[first]
+    indptr = np.searchsorted(found, np.arange(len(texts) + 1) * BUCKETS)
+    hand = _hand(len(texts), raw, doc, total, words, word_doc, ends - starts)
+    return Encoded(indptr, found % BUCKETS, counts, hand)
+
+
+def _grams(low: npt.NDArray[np.uint8], doc: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Keys (text, bucket) of all byte 3- to 5-grams; none spans two texts."""
+    wide = low.astype(np.uint64)
+    value = wide[:-1] * np.uint64(257) + wide[1:]
+    keys = []
+    for size in (3, 4, 5):
+        value = value[: len(wide) - size + 1] * np.uint64(257) + wide[size - 1 :]
+        bucket = (value * _MULTIPLIER) >> np.uint64(64 - _HALF_BITS)
+        inside = doc[: len(value)] == doc[size - 1 :]
+        keys.append((doc[: len(value)] * BUCKETS + bucket.astype(np.int64))[inside])
+    return np.concatenate(keys)
+
+
+def _words(
+    low: npt.NDArray[np.uint8],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
+    """Where words start and end, and a 64-bit hash of each (a polynomial over its first 64 bytes)."""
+    inside = _IS_WORD[low]
+    edge = np.flatnonzero(inside[1:] != inside[:-1]) + 1
+    starts, ends = edge[::2], edge[1::2]
+    if not len(starts):
+        return starts, ends, np.zeros(0, dtype=np.uint64)
+    lengths = ends - starts
+    position = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    terms = low[inside].astype(np.uint64) * _POWERS[np.minimum(position, 63)]
+    return starts, ends, np.add.reduceat(terms, np.cumsum(lengths) - lengths)
+
+
+def _word_keys(words: npt.NDArray[np.uint64], doc: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Keys (text, bucket) of words and of neighbouring pairs."""
+    shift, half = np.uint64(64 - _HALF_BITS), 2**_HALF_BITS
+    same = doc[1:] == doc[:-1]
+    pairs = (words[:-1] * _PAIR + words[1:])[same]
+    single = ((words * _MULTIPLIER) >> shift).astype(np.int64)
+    double = ((pairs * _MULTIPLIER) >> shift).astype(np.int64)
+    return np.concatenate((doc * BUCKETS + half + single, doc[1:][same] * BUCKETS + half + double))
+
+
+def _lexicon() -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    entries = [(word, number) for number, words in enumerate(DOMAINS.values()) for word in words.split()]
+    text = np.frombuffer(b" " + b" ".join(word.encode() for word, _ in entries) + b" ", dtype=np.uint8)
+    hashes = _words(text)[2]
+    order = np.argsort(hashes)
+    return hashes[order], np.array([number for _, number in entries])[order]
+
+
+_LEXICON, _LEXICON_DOMAIN = _lexicon()
+_N_DOMAINS = len(DOMAINS)
+HAND = 3 + _N_CLASSES + 3 + 3 + 6 + _N_DOMAINS
+"""How many hand-made features there are."""
+
+
+def _hand(
+    n: int,
+    raw: npt.NDArray[np.uint8],
+    doc: npt.NDArray[np.int64],
+    total: npt.NDArray[np.float64],
+    words: npt.NDArray[np.uint64],
+    word_doc: npt.NDArray[np.int64],
+    word_length: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float32]:
+    """float32[n, HAND]: lengths, kinds of bytes, shares, numbers, options, domain words."""
+    classes = np.bincount(doc * _N_CLASSES + _CLASS[raw], minlength=n * _N_CLASSES).reshape(n, _N_CLASSES)
+    n_words = np.bincount(word_doc, minlength=n)
+    mean_length = np.bincount(word_doc, word_length, minlength=n) / np.maximum(n_words, 1)
+    at = np.minimum(np.searchsorted(_LEXICON, words), len(_LEXICON) - 1)
+    hit = _LEXICON[at] == words
+    domain = np.bincount(word_doc[hit] * _N_DOMAINS + _LEXICON_DOMAIN[at[hit]], minlength=n * _N_DOMAINS)
+    size = np.maximum(classes.sum(axis=1), 1)
+    columns: list[Any] = [
+        np.log1p(total)[:, None],
+        np.log1p(n_words)[:, None],
+        mean_length[:, None],
+        np.log1p(classes),
+        classes[:, [0, 1, _NON_ASCII]] / size[:, None],
+        _numbers(n, raw, doc),
+        _options(n, raw, doc),
+        np.log1p(domain.reshape(n, _N_DOMAINS)),
+    ]
+    return np.concatenate(columns, axis=1, dtype=np.float32)
+
+
+def _numbers(n: int, raw: npt.NDArray[np.uint8], doc: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Runs of digits: how many, the longest, how many continue after a point."""
+    digit = _IS_DIGIT[raw]
+    edge = np.flatnonzero(digit[1:] != digit[:-1]) + 1
+    starts, ends = edge[::2], edge[1::2]
+    where = doc[starts]
+    longest = np.zeros(n)
+    np.maximum.at(longest, where, ends - starts)
+    decimals = np.bincount(where[(raw[starts - 1] == 46) & digit[starts - 2]], minlength=n)
+    return np.stack((np.log1p(np.bincount(where, minlength=n)), longest, np.log1p(decimals)), axis=1)
+
+
+def _options(n: int, raw: npt.NDArray[np.uint8], doc: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Lines like ``B. text`` or ``(B) text``: count, any, mean and spread of their length, share with digits; lines."""
+    line = np.flatnonzero(raw[:-3] == 10) + 1
+    line = line[doc[line + 2] == doc[line - 1]]
+    a, b, c = raw[line], raw[line + 1], raw[line + 2]
+    option = (_IS_LETTER[a] & _IS_MARK[b]) | ((a == 40) & _IS_LETTER[b] & (c == 41))
+    following = np.append(line[1:], len(raw))
+    digits = np.concatenate(([0], np.cumsum(_IS_DIGIT[raw])))
+    at, length = doc[line[option]], (following - line)[option].astype(np.float64)
+    numeric = (digits[following] - digits[line])[option] > 0
+    count = np.bincount(at, minlength=n)
+    each = np.maximum(count, 1)
+    mean = np.bincount(at, length, minlength=n) / each
+    spread = np.sqrt(np.maximum(np.bincount(at, length**2, minlength=n) / each - mean**2, 0.0))
+    share = np.bincount(at, numeric, minlength=n) / each
+    lines = np.bincount(doc[line], minlength=n)
+    return np.stack(
+        (count, count > 0, np.log1p(mean), np.log1p(spread), share, np.log1p(lines)),
+        axis=1,
+    )
