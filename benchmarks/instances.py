@@ -63,8 +63,8 @@ def market(
     if graded is not None:
         limits.append(Limit("mean quality", 0.0, usage=np.float32(mean_quality) - graded))
     if total_budget is not None:
-        mean = cost.mean(axis=1, where=allowed, initial=0) if m else np.zeros(n)
-        limits.append(Limit("total budget", float(np.floor(total_budget * np.nansum(mean))), usage=cost))
+        mean = float(_mean_allowed(cost, allowed).sum())
+        limits.append(Limit("total budget", float(np.floor(total_budget * mean)), usage=cost))
     return Problem(cost=cost, allowed=allowed, limits=limits)
 
 
@@ -81,20 +81,24 @@ def _draw(
     graded: Floats | None,
 ) -> None:
     """Fill one chunk of the arrays per pair."""
-    size = tokens[part].shape[0]
-    m = len(price)
+    size, m = cost[part].shape
     spread = np.exp(0.15 * rng.standard_normal((size, m), dtype=np.float32))
     warm = rng.random((size, m), dtype=np.float32) < 0.05  # a prompt cache that still knows the prefix
-    pair = tokens[part, None] * price.astype(np.float32) * spread * np.where(warm, np.float32(0.5), 1)
+    pair = (
+        tokens[part, None]
+        * price.astype(np.float32)
+        * spread
+        * np.where(warm, np.float32(0.5), np.float32(1))
+    )
     cost[part] = np.ceil(pair)
     noise = np.exp(0.25 * rng.standard_normal((size, m), dtype=np.float32))
     latency[part] = (0.3 + 0.25 * tokens[part, None] / speed.astype(np.float32)) * noise
     ability = quality.astype(np.float32) + 0.05 * rng.standard_normal((size, m), dtype=np.float32)
     if graded is not None:
         graded[part] = np.clip(ability, 0, 1)
-    floor = rng.beta(2.0, 3.5, size).astype(np.float32)[:, None] * 0.8  # the quality asked for
-    patience = np.exp(rng.normal(3.0, 1.0, size)).astype(np.float32)[:, None]  # the deadline, seconds
-    purse = (np.exp(rng.normal(9.0, 1.0, size)) * tokens[part]).astype(np.float32)[:, None]
+    floor = 0.8 * rng.beta(2.0, 3.5, (size, 1)).astype(np.float32)  # the quality asked for
+    patience = np.exp(rng.normal(3.0, 1.0, (size, 1))).astype(np.float32)  # the deadline, seconds
+    purse = tokens[part, None] * np.exp(rng.normal(9.0, 1.0, (size, 1))).astype(np.float32)
     allowed[part] = (ability >= floor) & (latency[part] <= patience) & (pair <= purse)
 
 
@@ -185,50 +189,72 @@ def greedy(problem: Problem, block: int | None = None) -> npt.NDArray[np.int32]:
     a row try again with what is left. Rows that ask for a least amount (negative caps) are not pursued.
     """
     n, m = problem.cost.shape
-    block = block or max(512, n // 256)
+    block = block or max(512, n // 128)
     choice = np.full(n, -1, dtype=np.int32)
     left = problem.caps + tolerance(problem.caps)
-    if not n or not m:
-        return choice
-    for start in range(0, n, block):
+    covers = np.ones((len(problem.limits), m), dtype=np.bool_)
+    for limit, row in zip(problem.limits, covers, strict=True):
+        if limit.models is not None:
+            row[:] = np.isin(np.arange(m), limit.models)
+    for start in range(0, n if m else 0, block):
         stop = min(start + block, n)
         price = np.where(problem.allowed[start:stop], problem.cost[start:stop].astype(np.float64), np.inf)
+        price[:, _full(problem, covers, left)] = np.inf
         pending = np.arange(stop - start)
+        best = price.argmin(axis=1)
         while pending.size:
-            best = price[pending].argmin(axis=1)
             open_ = np.isfinite(price[pending, best])
             pending, best = pending[open_], best[open_]
-            fits, alone = _fit(problem, start + pending, best, left)
+            by_column = np.lexsort((pending, best))
+            pending, best = pending[by_column], best[by_column]
+            fits, alone = _fit(problem, covers, start + pending, best, left)
             price[pending[~alone], best[~alone]] = np.inf
             choice[start + pending[fits]] = best[fits]
             pending = pending[~fits]
+            best = price[pending].argmin(axis=1)
     return choice
+
+
+def _full(
+    problem: Problem, covers: npt.NDArray[np.bool_], left: npt.NDArray[np.float64]
+) -> npt.NDArray[np.bool_]:
+    """Columns under a count that is used up for every request."""
+    full = np.zeros(covers.shape[1], dtype=np.bool_)
+    for limit, row, first in zip(problem.limits, covers, problem.first_row, strict=False):
+        everyone = limit.requests is None and limit.group is None
+        if everyone and isinstance(limit.usage, float) and limit.usage > 0 and left[first] < limit.usage:
+            full |= row
+    return full
 
 
 def _fit(
     problem: Problem,
+    covers: npt.NDArray[np.bool_],
     requests: npt.NDArray[np.intp],
     columns: npt.NDArray[np.intp],
     left: npt.NDArray[np.float64],
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which pairs fit after those before them, and which fit alone; what fits is taken off ``left``."""
+    """Which pairs (sorted by column) fit after those before them, which alone; what fits leaves ``left``."""
     fits = np.ones(len(requests), dtype=np.bool_)
     alone = fits.copy()
     used = []
-    for limit, first in zip(problem.limits, problem.first_row, strict=False):
-        at, row, amount = _touched(limit, int(first), requests, columns)
-        if not at.size:
+    begins = np.searchsorted(columns, np.arange(covers.shape[1] + 1))
+    for limit, covered, first in zip(problem.limits, covers, problem.first_row, strict=False):
+        own = np.flatnonzero(covered & (np.diff(begins) > 0))
+        if not own.size:
             continue
+        at = np.concatenate([np.arange(begins[j], begins[j + 1]) for j in own])
+        at, row, amount = _touched(limit, int(first), at, requests, columns)
         used.append((at, row, amount))
         alone[at] &= (amount <= 0) | (amount <= left[row])
     for at, row, amount in used:
         keep = alone[at]
-        at, row, amount = at[keep], row[keep], np.maximum(amount[keep], 0)
-        order = np.argsort(row, kind="stable")
-        total = np.cumsum(amount[order])
-        begins = np.flatnonzero(np.r_[True, np.diff(row[order]) > 0]) if at.size else np.zeros(0, np.intp)
-        before = np.repeat(total[begins] - amount[order][begins], np.diff(np.r_[begins, at.size]))
-        fits[at[order]] &= total - before <= left[row[order]]
+        order = np.lexsort((requests[at[keep]], row[keep]))
+        at, row, amount = at[keep][order], row[keep][order], np.maximum(amount[keep][order], 0)
+        total = np.cumsum(amount)
+        starts = np.flatnonzero(np.diff(row, prepend=-1))
+        before = np.repeat(total[starts] - amount[starts], np.diff(starts, append=at.size))
+        fits[at] &= total - before <= left[row]
     fits &= alone
     for at, row, amount in used:
         np.subtract.at(left, row[fits[at]], amount[fits[at]])
@@ -236,20 +262,19 @@ def _fit(
 
 
 def _touched(
-    limit: Limit, first: int, requests: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]
+    limit: Limit,
+    first: int,
+    at: npt.NDArray[np.intp],
+    requests: npt.NDArray[np.intp],
+    columns: npt.NDArray[np.intp],
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    """Positions of the pairs a limit covers, their row and their usage of it."""
-    covered = np.ones(len(requests), dtype=np.bool_)
-    if limit.models is not None:
-        covered &= np.isin(columns, limit.models)
+    """Of the pairs ``at`` in columns the limit covers, those it does cover, their row and their usage."""
     if limit.requests is not None:
-        covered &= np.isin(requests, limit.requests)
-    if limit.group is not None:
-        covered &= limit.group[requests] >= 0
-    at = np.flatnonzero(covered)
+        at = at[np.isin(requests[at], limit.requests)]
     row = np.full(at.size, first, dtype=np.intp)
     if limit.group is not None:
-        row += limit.group[requests[at]]
+        at = at[limit.group[requests[at]] >= 0]
+        row = first + limit.group[requests[at]].astype(np.intp)
     if not isinstance(limit.usage, np.ndarray):
         return at, row, np.full(at.size, float(limit.usage))
     index = (requests[at],) if limit.usage.ndim == 1 else (requests[at], columns[at])
