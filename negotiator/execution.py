@@ -1,0 +1,352 @@
+"""Room 6, execution: calls the award, fails over along the runners-up, and says what was delivered and owed.
+
+An attempt starts only while what was billed so far plus its ceiling fits the hold, and only before a token has
+left the house. After the first token an answer that breaks off is an honest partial. A buyer who hangs up pays for
+the input and what was delivered; one whose call fails before its first token pays nothing for that attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from providers.base import Provider
+from providers.errors import MalformedAnswer, ProviderError, ProviderTimeout, StreamCut
+from providers.terms import NO_TOKENS, Delta, Fill, LineKind, Quote, Ticket, Usage, price_nusd
+
+from .assembly import Assembly
+from .errors import StoreError
+from .order import Assignment, Attempt, Candidate, Order, Reservation
+
+__all__ = ["Execution", "House", "Outcome", "Slot", "cost_of"]
+
+logger = logging.getLogger("negotiator.execution")
+
+MAX_ANSWER_BYTES: Final = 16_000_000
+"""A seller that sends more is cut off."""
+
+_INPUT_LINES: Final = frozenset({LineKind.INPUT, LineKind.CACHE_READ, LineKind.CACHE_WRITE})
+
+
+class Slot(Protocol):
+    """Room taken at a seller for one call; one of the two ends it."""
+
+    def settle(self, usage: Usage | None) -> None:
+        """The call ended; what it used, None = as was expected."""
+
+    def release(self) -> None:
+        """The call never reached the seller: give all of it back."""
+
+
+class House(Protocol):
+    """What this room asks of the others, through the engine."""
+
+    def take(self, candidate: Candidate) -> Slot | None:
+        """Room at the candidate's seller, None = it is full."""
+
+    async def begin(self) -> None:
+        """Make it known that a call has begun: from here the hold is in doubt until it resolves."""
+
+    def abandon_after_ms(self, candidate: Candidate) -> int | None:
+        """When an attempt without a deadline is given up, None = never."""
+
+    def failed(self, candidate: Candidate, error: ProviderError, latency_ms: int) -> None:
+        """A seller failed."""
+
+    def delivered(self, candidate: Candidate, fill: Fill) -> None:
+        """A seller delivered, wholly or (``fill.complete`` False) in part."""
+
+    def accepts(self, fill: Fill) -> bool:
+        """Whether the answer will do; asked only of a two-tier order before it is let out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How an order's execution ended.
+
+    fill, candidate: what was delivered and by whom, None = nothing. billed_nusd: owed by the account, all
+    attempts. house_nusd: what the house bears above. cause: ``""``, ``deadline``,
+    ``cancelled``, ``failed``, ``full``, ``store``.
+    """
+
+    fill: Fill | None
+    candidate: Candidate | None
+    attempts: tuple[Attempt, ...]
+    billed_nusd: int
+    house_nusd: int
+    cause: str = ""
+    retry_after_ms: int | None = None
+
+
+def cost_of(quote: Quote, ceiling_nusd: int, usage: Usage, billed_nusd: int | None) -> tuple[int, int]:
+    """What the buyer owes and what the house bears: ``(buyer_nusd, house_nusd)``.
+
+    The buyer pays the quoted rates, never above the ceiling, and less where the seller billed less. A bill of
+    zero is no evidence. Whatever the seller charges above is the house's.
+    """
+    rated_nusd = price_nusd(quote.rates, usage)
+    charged_nusd = billed_nusd or rated_nusd
+    buyer_nusd = min(rated_nusd, charged_nusd, ceiling_nusd)
+    return buyer_nusd, charged_nusd - buyer_nusd
+
+
+class Execution:
+    """One order on its way through its sellers; iterate :meth:`deltas` to the end or close it, then read ``outcome``."""
+
+    def __init__(
+        self,
+        order: Order,
+        assignment: Assignment,
+        reservation: Reservation,
+        *,
+        sellers: Mapping[str, Provider],
+        house: House,
+        count_tokens: Callable[[str], int],
+        attempts: int = 3,
+    ) -> None:
+        self._order = order
+        self._assignment = assignment
+        self._reservation = reservation
+        self._sellers = sellers
+        self._house = house
+        self._count_tokens = count_tokens
+        self._attempts_left = attempts
+        self._withhold = order.policy == "two_tier"
+        self._began: asyncio.Task[None] | None = None
+        self._started_s = 0.0
+        self._attempts: list[Attempt] = []
+        self._billed_nusd = 0
+        self._house_nusd = 0
+        self._best: tuple[Fill, Candidate] | None = None
+        self._cause = ""
+        self._retry_after_ms: int | None = None
+        self._done = False
+
+    @property
+    def outcome(self) -> Outcome:
+        """What came of it so far; final once :meth:`deltas` has ended or was closed."""
+        fill, candidate = self._best or (None, None)
+        return Outcome(
+            fill=fill,
+            candidate=candidate,
+            attempts=tuple(self._attempts),
+            billed_nusd=self._billed_nusd,
+            house_nusd=self._house_nusd,
+            cause="" if fill is not None and fill.complete else self._cause or "failed",
+            retry_after_ms=self._retry_after_ms,
+        )
+
+    async def deltas(self) -> AsyncGenerator[Delta]:
+        """The answer as it comes; ends early, without raising, when it breaks off or nobody delivers."""
+        self._started_s = asyncio.get_running_loop().time()
+        for candidate in self._assignment.candidates:
+            if self._done or self._attempts_left == 0:
+                break
+            if not self._may_start(candidate):
+                continue
+            slot = self._house.take(candidate)
+            if slot is None:
+                self._cause = self._cause or "full"
+                self._note(candidate, "Full", 0, 0)
+                continue
+            self._attempts_left -= 1
+            pieces = self._attempt(candidate, slot)
+            try:
+                async for piece in pieces:
+                    yield piece
+            finally:
+                await pieces.aclose()
+        if self._withhold and not self._done and self._best is not None:
+            fill = self._best[0]  # no answer passed the check: the last one is still an answer
+            yield Delta(delta=fill.message, finish_reason=fill.finish_reason, usage=fill.usage)
+
+    def _may_start(self, candidate: Candidate) -> bool:
+        if self._billed_nusd + candidate.ceiling_nusd > self._assignment.hold_nusd:
+            return False
+        left_ms = self._left_ms()
+        if left_ms is None:
+            return True
+        if left_ms <= 0 or (self._attempts and candidate.quote.latency_ms.p50 > left_ms):
+            self._cause = "deadline"
+            return False
+        return True
+
+    def _left_ms(self) -> int | None:
+        if self._order.deadline_ms is None:
+            return None
+        passed_s = asyncio.get_running_loop().time() - self._started_s
+        return self._order.deadline_ms - round(passed_s * 1000)
+
+    async def _attempt(self, candidate: Candidate, slot: Slot) -> AsyncGenerator[Delta]:
+        """One call to one seller; yields only once the first token (two-tier: the whole answer) is there."""
+        call = self._open(candidate)
+        stream = self._sellers[candidate.quote.provider].execute(call.ticket)
+        try:
+            if self._began is None:
+                self._began = asyncio.ensure_future(self._house.begin())
+            while True:
+                async with asyncio.timeout_at(call.cut_s):
+                    piece = await anext(stream, None)
+                if piece is None:
+                    break
+                if not self._began.done():
+                    await self._began
+                call.add(piece)
+                if call.assembly.started and not self._withhold:
+                    for earlier in call.let_out():
+                        yield earlier
+            if call.assembly.finish_reason is None:
+                raise StreamCut("the stream ended without a finish reason")
+        except TimeoutError:
+            call.cause = "" if call.left_ms is None else "deadline"
+            call.error = ProviderTimeout("gave no whole answer in time and was cut off")
+        except (asyncio.CancelledError, GeneratorExit):
+            call.cause, call.error = "cancelled", ProviderTimeout("the buyer hung up")
+            raise
+        except ProviderError as failure:
+            call.error = failure
+        except StoreError as failure:
+            call.cause, call.error = "store", ProviderTimeout(str(failure))
+        except Exception as failure:
+            logger.exception("seller %s raised what its contract forbids", candidate.quote.key)
+            call.error = MalformedAnswer(f"{type(failure).__name__}: {failure}")
+        finally:
+            self._conclude(call, slot)
+            close = getattr(stream, "aclose", None)
+            if close is not None:
+                await close()
+        if self._done:
+            for piece in call.let_out():
+                yield piece
+
+    def _open(self, candidate: Candidate) -> _Call:
+        left_ms = self._left_ms()
+        ticket = Ticket(
+            reservation_id=self._reservation.reservation_id,
+            order_id=self._order.order_id,
+            quote=candidate.quote,
+            body=self._order.body,
+            max_output_tokens=candidate.max_output_tokens,
+            deadline_ms=left_ms,
+            stream=self._order.stream,
+        )
+        patience_ms = self._house.abandon_after_ms(candidate) if left_ms is None else left_ms
+        return _Call(candidate, ticket, left_ms, patience_ms)
+
+    def _conclude(self, call: _Call, slot: Slot) -> None:
+        """Count what is owed, tell the house, and decide whether another seller may follow."""
+        candidate, error, cause = call.candidate, call.error, call.cause
+        fill = call.fill(self._count_tokens)
+        slot.settle(NO_TOKENS if fill is None else fill.usage)
+        buyer_nusd = 0
+        if error is not None:
+            self._cause = cause or "failed"
+            self._retry_after_ms = error.retry_after_ms or self._retry_after_ms
+            if cause not in ("cancelled", "store"):
+                self._house.failed(candidate, error, call.latency_ms)
+        if fill is not None:
+            buyer_nusd, house_nusd = cost_of(
+                candidate.quote, candidate.ceiling_nusd, fill.usage, fill.billed_nusd
+            )
+            self._billed_nusd += buyer_nusd
+            self._house_nusd += house_nusd
+            if error is None or call.assembly.started:
+                self._best = (fill, candidate)
+            if error is None:
+                self._house.delivered(candidate, fill)
+        if self._withhold:
+            passed = fill is not None and error is None and self._house.accepts(fill)
+            self._done = bool(cause) or passed or (error is not None and not error.retryable)
+            outcome = call.outcome if passed or error is not None else "CheckFailed"
+        else:
+            self._done = fill is not None or bool(cause) or (error is not None and not error.retryable)
+            outcome = call.outcome
+        self._note(candidate, outcome, buyer_nusd, call.latency_ms, "" if error is None else error.detail)
+
+    def _note(
+        self, candidate: Candidate, outcome: str, billed_nusd: int, latency_ms: int, detail: str = ""
+    ) -> None:
+        quote = candidate.quote
+        self._attempts.append(
+            Attempt(
+                number=len(self._attempts) + 1,
+                provider=quote.provider,
+                model=quote.model,
+                tier=quote.tier,
+                quote_id=quote.quote_id,
+                outcome=outcome,
+                billed_nusd=billed_nusd,
+                latency_ms=latency_ms,
+                detail=detail,
+            )
+        )
+
+
+class _Call:
+    """The state of one attempt."""
+
+    def __init__(
+        self, candidate: Candidate, ticket: Ticket, left_ms: int | None, patience_ms: int | None
+    ) -> None:
+        self.candidate = candidate
+        self.ticket = ticket
+        self.left_ms = left_ms
+        self._time = asyncio.get_running_loop().time
+        self._begun_s = self._time()
+        self.cut_s = None if patience_ms is None else self._begun_s + patience_ms / 1000
+        self.assembly = Assembly()
+        self.error: ProviderError | None = None
+        self.cause = ""
+        self._held: list[Delta] = []
+        self._ttft_ms = 0
+        self._size = 0
+
+    @property
+    def latency_ms(self) -> int:
+        return round((self._time() - self._begun_s) * 1000)
+
+    @property
+    def outcome(self) -> str:
+        if self.error is None:
+            return "ok"
+        return "Cancelled" if self.cause == "cancelled" else type(self.error).__name__
+
+    def add(self, piece: Delta) -> None:
+        """Take a piece; it waits until :meth:`let_out`."""
+        waiting = not self.assembly.started
+        self.assembly.add(piece)
+        if waiting and self.assembly.started:
+            self._ttft_ms = self.latency_ms
+        self._held.append(piece)
+        self._size += len(piece.raw or b"") or sum(len(str(value)) for value in piece.delta.values())
+        if self._size > MAX_ANSWER_BYTES:
+            raise MalformedAnswer(f"expected an answer of at most {MAX_ANSWER_BYTES} bytes, found more")
+
+    def let_out(self) -> list[Delta]:
+        """What has waited so far."""
+        held, self._held = self._held, []
+        return held
+
+    def fill(self, count_tokens: Callable[[str], int]) -> Fill | None:
+        """What was delivered, None when nothing is owed: the call failed before its first token."""
+        assembly, complete = self.assembly, self.error is None
+        if not (assembly.started or complete or self.cause in ("cancelled", "deadline")):
+            return None
+        usage = assembly.usage
+        if usage is None:
+            lines = self.candidate.quote.lines
+            tokens = sum(line.tokens for line in lines if line.kind in _INPUT_LINES)
+            usage = Usage(tokens, count_tokens(assembly.text), estimated=True)
+        return Fill(
+            ticket=self.ticket,
+            message=assembly.message,
+            finish_reason=assembly.finish_reason or "length",
+            usage=usage,
+            billed_nusd=assembly.billed_nusd,
+            ttft_ms=self._ttft_ms,
+            latency_ms=self.latency_ms,
+            complete=complete,
+        )
