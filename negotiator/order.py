@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any
 
-from providers.terms import Quote, Usage
+from providers.terms import Decline, Quote, Usage
+
+from .errors import Reject
 
 __all__ = [
     "Assignment",
     "Attempt",
+    "Book",
     "Candidate",
     "Completion",
     "HoldState",
@@ -137,6 +140,30 @@ class Candidate:
     def eligible(self) -> bool:
         """Whether it meets every term."""
         return not self.misses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Book:
+    """What asking the sellers came to for one order.
+
+    candidates: the eligible ones first, best first by the order's policy, then the others by expected price.
+    best: the first eligible one, None with ``reject`` saying why.
+    """
+
+    rfq_id: str
+    candidates: tuple[Candidate, ...]
+    declines: tuple[Decline, ...] = ()
+    reject: Reject | None = None
+
+    @property
+    def eligible(self) -> tuple[Candidate, ...]:
+        """Those that meet every term, best first."""
+        return tuple(candidate for candidate in self.candidates if candidate.eligible)
+
+    @property
+    def best(self) -> Candidate | None:
+        """The best eligible candidate by the order's policy, before scarcity is priced."""
+        return self.candidates[0] if self.candidates and self.candidates[0].eligible else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
