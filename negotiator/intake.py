@@ -73,6 +73,7 @@ def to_order(
         policy=terms.policy or "cheapest",
         rounds=1 if terms.rounds is None else terms.rounds,
         stream=stream,
+        keep_answer=terms.order_id is not None,
         max_output_tokens=next((body[name] for name in _OUTPUT_LIMITS if body.get(name) is not None), None),
         digests=_digests(content, terms),
     )

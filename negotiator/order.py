@@ -20,6 +20,7 @@ __all__ = [
     "Attempt",
     "Book",
     "Candidate",
+    "Chunk",
     "Completion",
     "HoldState",
     "Loss",
@@ -63,6 +64,7 @@ class Order:
     body: OpenAI chat shape. Fields named as terms mean what the terms mean; ``budget_nusd`` and ``value_nusd``
     None = no limit. named: the one model the body asks for, None = ``auto``. max_output_tokens: the body's own limit.
     require: tags asked for by the terms.
+    keep_answer: the buyer made the id and may send it again, so the answer is kept for a day.
     digests: content hashes by field, compared when an order id comes again (budget and value left out).
     """
 
@@ -87,6 +89,7 @@ class Order:
     policy: str = "cheapest"
     rounds: int = 1
     stream: bool = False
+    keep_answer: bool = False
     digests: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -255,3 +258,21 @@ class Completion:
     attempts: tuple[Attempt, ...] = ()
     replayed: bool = False
     complete: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A piece of a streamed answer. The last one carries the ``completion``, with cost and attempts.
+
+    delta: OpenAI chat delta. raw: the seller's own bytes where they can be relayed as they are.
+    """
+
+    delta: Mapping[str, Any] = field(default_factory=dict)
+    finish_reason: str | None = None
+    completion: Completion | None = None
+    raw: bytes | None = None
+
+    @property
+    def text(self) -> str:
+        """The piece of the answer's text, empty where it has none."""
+        return self.delta.get("content") or ""

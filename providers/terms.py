@@ -279,7 +279,7 @@ class RFQ:
 
     input_tokens: counted in the reference vocabulary; ``tokens_by_vocabulary`` has exact counts of others.
     max_output_tokens: what the buyer asked for, None = up to the seller. expected_output_tokens: the house's
-    estimate of the mean. capabilities: what the body uses (``tools``, ``vision``, ``json_schema``, ...).
+    estimate of the mean, ``output_tokens_by_model`` where models differ. capabilities: what the body uses (``tools``, ``vision``, ``json_schema``, ...).
     models: names the buyer would take, None = any. prefix: marks in ascending length. answer_key: of an exact
     answer given before, None = the buyer did not opt in. parameters: names of the body's other parameters that ask
     for something (``seed``, ``logprobs``), so that a seller can decline what it cannot honour.
@@ -289,6 +289,7 @@ class RFQ:
     input_tokens: int
     max_output_tokens: int | None = None
     expected_output_tokens: int = 0
+    output_tokens_by_model: Mapping[str, int] = field(default_factory=dict)
     tokens_by_vocabulary: Mapping[str, int] = field(default_factory=dict)
     prefix: tuple[PrefixMark, ...] = ()
     capabilities: frozenset[str] = frozenset()
@@ -299,6 +300,10 @@ class RFQ:
     target: Target | None = None
     answer_key: str | None = None
     parameters: frozenset[str] = frozenset()
+
+    def expected_output_of(self, model: str) -> int:
+        """The house's estimate of the mean output of one model, or of any where it has none of its own."""
+        return self.output_tokens_by_model.get(model, self.expected_output_tokens)
 
     def input_tokens_in(self, vocabulary: str) -> int:
         """Input tokens in a seller's vocabulary, or in the reference vocabulary where that was not counted."""
