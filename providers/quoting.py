@@ -1,0 +1,360 @@
+"""A list-price seller's answer to an RFQ: one offer in, one quote or coded decline out.
+
+Pure. A quote has an expected price, line by line after discounts, and a ceiling that no bill for the tokens it
+covers can exceed: no cache hit, cache writes where the seller may charge them, the longest answer allowed.
+:class:`Quoter` compiles what one offer's quotes have in common, since a request asks for up to a hundred.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from .terms import (
+    RFQ,
+    TOKENS_PER_RATE,
+    CacheWrites,
+    Decline,
+    DeclineCode,
+    Discount,
+    DiscountKind,
+    LineKind,
+    Offer,
+    PriceLine,
+    PriceStep,
+    Quantiles,
+    Quote,
+    Rates,
+    SpeedModel,
+)
+
+__all__ = [
+    "DEFAULT_OUTPUT_TOKENS",
+    "NO_CACHE",
+    "CacheHope",
+    "Quoter",
+    "Reduction",
+    "quote_ids",
+    "quote_offer",
+]
+
+DEFAULT_OUTPUT_TOKENS: Final = 300
+"""The expected length of an answer when the house does not say."""
+MIN_VALID_MS: Final = 1
+P95: Final = 1.6448536269514722
+"""Standard deviations from a lognormal's median to its 95th percentile."""
+EXCLUSIVE: Final = frozenset({"embeddings"})
+"""Tags of offers that can do that alone."""
+
+_BY_TIER: Final = {"flex": DiscountKind.FLEX, "batch": DiscountKind.BATCH, "standard": DiscountKind.OFF_PEAK}
+_BASIS: Final = {
+    DiscountKind.FLEX: "flex tier instead of standard",
+    DiscountKind.BATCH: "batch tier instead of standard",
+    DiscountKind.OFF_PEAK: "off-peak hours",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CacheHope:
+    """What the seller's prompt cache is believed to do for a request, in the seller's own tokens.
+
+    read_tokens: read if it hits; hit: how probable that is; write_tokens: written and charged if it does not;
+    rewrite_tokens: written and charged if it does. left_ms: how long the entry lives.
+    """
+
+    read_tokens: int = 0
+    hit: float = 0.0
+    write_tokens: int = 0
+    rewrite_tokens: int = 0
+    left_ms: int | None = None
+    basis: str = ""
+
+
+NO_CACHE: Final = CacheHope()
+"""Nothing warm, nothing written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """A seller's own reduction of all token rates to ``numerator/denominator`` of the offer's."""
+
+    kind: DiscountKind
+    numerator: int
+    denominator: int
+    basis: str
+
+
+class Quoter:
+    """Quotes for one offer. ``next_id`` makes quote ids; ``age_ms`` below is the time since the offer was compiled."""
+
+    __slots__ = (
+        "_ceilings",
+        "_late",
+        "_list_steps",
+        "_next_id",
+        "_path",
+        "_slack_nusd",
+        "_ttft",
+        "_writes",
+        "offer",
+        "speed",
+    )
+
+    def __init__(self, offer: Offer, next_id: Callable[[], str]) -> None:
+        self.offer = offer
+        self._next_id = next_id
+        self._writes = offer.cache is not None and offer.cache.writes is not CacheWrites.FREE
+        self._ceilings = tuple(_worst(offer.steps, self._writes))
+        self._slack_nusd = int(offer.cache is not None and _has_fractions(offer.steps))
+        self._list_steps = offer.list_steps if offer.tier != "priority" else None
+        self._path = _BY_TIER.get(offer.tier, DiscountKind.OFF_PEAK)
+        self.set_speed(offer.speed)
+
+    def set_speed(self, speed: SpeedModel) -> None:
+        """Quote this latency from now on."""
+        self.speed = speed
+        self._late = math.exp(P95 * speed.sigma)
+        self._ttft = Quantiles(_ms(speed.ttft_ms_p50), _ms(speed.ttft_ms_p50 * self._late))
+
+    def quote(
+        self,
+        rfq: RFQ,
+        *,
+        ttl_ms: int,
+        age_ms: int = 0,
+        cache: CacheHope = NO_CACHE,
+        reduction: Reduction | None = None,
+        token_factor: float | None = None,
+        token_margin: float | None = None,
+        capacity: int | None = None,
+        firm: bool = True,
+    ) -> Quote | Decline:
+        """The offer's answer to an RFQ.
+
+        ttl_ms: how long it holds at most; a price boundary or the end of a cache entry cut it short. token_factor,
+        token_margin: learnt replacements for the offer's. capacity, firm: as in the quote.
+        """
+        offer = self.offer
+        decline = self._refuses(rfq)
+        if decline is not None:
+            return decline
+        counted = rfq.tokens_by_vocabulary.get(offer.vocabulary)
+        if counted is None:
+            input_tokens = math.ceil(rfq.input_tokens * (token_factor or offer.token_factor))
+            covered = math.ceil(rfq.input_tokens * (token_margin or offer.token_margin))
+        else:
+            input_tokens = counted
+            covered = counted + (counted + 49) // 50  # only the chat template is unknown
+        covered = max(covered, input_tokens)
+        room = min(offer.max_output_tokens, offer.context_tokens - covered)
+        asked = rfq.max_output_tokens
+        max_output = room if asked is None else min(asked, room)
+        wanted = rfq.expected_output_tokens or DEFAULT_OUTPUT_TOKENS
+        if max_output < 1 or (room < offer.max_output_tokens and max_output < min(wanted, asked or wanted)):
+            return Decline(
+                offer.provider,
+                offer.model,
+                DeclineCode.TOO_LONG,
+                f"{covered} tokens in leave {max(room, 0)} of a context of {offer.context_tokens}",
+            )
+        valid_for_ms = ttl_ms
+        if offer.valid_for_ms is not None:
+            valid_for_ms = min(valid_for_ms, offer.valid_for_ms - age_ms)
+        if cache.read_tokens and cache.left_ms is not None:
+            valid_for_ms = min(valid_for_ms, cache.left_ms)
+        output = min(wanted, max_output)
+        rates, worst = self._rates(covered, reduction)
+        lines = _lines(rates, input_tokens, output, cache)
+        expected_nusd = sum(line.nusd for line in lines)
+        ceiling_nusd = (
+            _up(covered * worst) + _up(max_output * rates.output_nusd_per_mtok) + rates.request_nusd
+        )
+        speed = self.speed
+        median = speed.ttft_ms_p50 + speed.ms_per_output_token_p50 * output
+        return Quote(
+            quote_id=self._next_id(),
+            rfq_id=rfq.rfq_id,
+            provider=offer.provider,
+            model=offer.model,
+            tier=offer.tier,
+            firm=firm,
+            rates=rates,
+            lines=lines,
+            expected_nusd=expected_nusd,
+            ceiling_nusd=ceiling_nusd,
+            input_tokens=covered,
+            expected_output_tokens=output,
+            max_output_tokens=max_output,
+            latency_ms=Quantiles(_ms(median), _ms(median * self._late)),
+            ttft_ms=self._ttft,
+            valid_for_ms=max(MIN_VALID_MS, valid_for_ms),
+            discounts=tuple(
+                self._discounts(rates, expected_nusd, input_tokens, output, covered, cache, reduction)
+            ),
+            tags=offer.tags,
+            capacity=capacity,
+        )
+
+    def _refuses(self, rfq: RFQ) -> Decline | None:
+        offer = self.offer
+        if rfq.capabilities <= offer.tags and not (EXCLUSIVE & offer.tags) - rfq.capabilities:
+            return None
+        missing = sorted(rfq.capabilities - offer.tags) or ["chat"]
+        return Decline(
+            offer.provider, offer.model, DeclineCode.UNSUPPORTED, f"cannot do {', '.join(missing)}"
+        )
+
+    def _rates(self, covered: int, reduction: Reduction | None) -> tuple[Rates, int]:
+        """The rates of a request this long, and the dearest rate of any of its input tokens."""
+        steps, chosen = self.offer.steps, 0
+        for number in range(1, len(steps)):
+            if covered < steps[number].from_input_tokens:
+                break
+            chosen = number
+        rates, worst = steps[chosen].rates, self._ceilings[chosen]
+        if reduction is None:
+            return rates, worst
+        return _reduced(rates, reduction), _part(worst, reduction)
+
+    def _discounts(
+        self,
+        rates: Rates,
+        expected_nusd: int,
+        input_tokens: int,
+        output: int,
+        covered: int,
+        cache: CacheHope,
+        reduction: Reduction | None,
+    ) -> Iterator[Discount]:
+        """What each step from the list price to ``expected_nusd`` saves; the savings add up exactly."""
+        plain_nusd = expected_nusd
+        if cache.read_tokens or cache.write_tokens or cache.rewrite_tokens:
+            plain_nusd = _plain_nusd(rates, input_tokens, output)
+            if plain_nusd > expected_nusd:
+                yield Discount(DiscountKind.CACHE_HIT, plain_nusd - expected_nusd, cache.basis)
+        if reduction is not None:
+            full_nusd = _plain_nusd(self._rates(covered, None)[0], input_tokens, output)
+            if full_nusd > plain_nusd:
+                yield Discount(reduction.kind, full_nusd - plain_nusd, reduction.basis)
+            plain_nusd = full_nusd
+        if self._list_steps is not None:
+            list_nusd = _plain_nusd(_rates_for(self._list_steps, covered), input_tokens, output)
+            if list_nusd > plain_nusd:
+                yield Discount(self._path, list_nusd - plain_nusd, _BASIS[self._path])
+
+
+def quote_offer(
+    rfq: RFQ, offer: Offer, *, ttl_ms: int, next_id: Callable[[], str], cache: CacheHope = NO_CACHE
+) -> Quote | Decline:
+    """One quote for one offer; keep a :class:`Quoter` where many are asked for."""
+    return Quoter(offer, next_id).quote(rfq, ttl_ms=ttl_ms, cache=cache)
+
+
+def quote_ids(prefix: str) -> Callable[[], str]:
+    """A maker of quote ids ``q_PREFIX_1``, ``q_PREFIX_2``...; the prefix must be unique to one seller object."""
+    count = 0
+
+    def next_id() -> str:
+        nonlocal count
+        count += 1
+        return f"q_{prefix}_{count:x}"
+
+    return next_id
+
+
+def _lines(rates: Rates, input_tokens: int, output: int, cache: CacheHope) -> tuple[PriceLine, ...]:
+    """The expected bill: the mean over hit and miss of what is read, written and fresh."""
+    lines: list[PriceLine] = []
+    fresh = input_tokens
+    if cache.read_tokens or cache.write_tokens or cache.rewrite_tokens:
+        read = min(int(cache.read_tokens * cache.hit), fresh)
+        written = int(cache.write_tokens * (1 - cache.hit) + cache.rewrite_tokens * cache.hit)
+        written = min(written, fresh - read)
+        fresh -= read + written
+        if read:
+            lines.append(_line(LineKind.CACHE_READ, read, rates.cache_read_nusd_per_mtok))
+        if written:
+            lines.append(_line(LineKind.CACHE_WRITE, written, rates.cache_write_nusd_per_mtok))
+    if fresh:
+        lines.insert(0, _line(LineKind.INPUT, fresh, rates.input_nusd_per_mtok))
+    lines.append(_line(LineKind.OUTPUT, output, rates.output_nusd_per_mtok))
+    if rates.request_nusd:
+        lines.append(PriceLine(LineKind.REQUEST, 1, rates.request_nusd, rates.request_nusd))
+    return tuple(lines)
+
+
+def _line(kind: LineKind, tokens: int, rate: int) -> PriceLine:
+    return PriceLine(kind, tokens, rate, _even(tokens * rate))
+
+
+def _plain_nusd(rates: Rates, input_tokens: int, output: int) -> int:
+    """The expected bill when nothing is cached."""
+    return (
+        _even(input_tokens * rates.input_nusd_per_mtok)
+        + _even(output * rates.output_nusd_per_mtok)
+        + rates.request_nusd
+    )
+
+
+def _even(product: int) -> int:
+    whole, rest = divmod(product, TOKENS_PER_RATE)
+    twice = 2 * rest
+    return whole + (twice > TOKENS_PER_RATE or (twice == TOKENS_PER_RATE and whole & 1))
+
+
+def _up(product: int) -> int:
+    return -(-product // TOKENS_PER_RATE)
+
+
+def _ms(value: float) -> int:
+    return max(1, round(value))
+
+
+def _worst(steps: tuple[PriceStep, ...], writes: bool) -> Iterator[int]:
+    """Per step, the dearest input rate at its length or any shorter: a request may turn out shorter than covered."""
+    worst = 0
+    for step in steps:
+        rates = step.rates
+        worst = max(worst, rates.input_nusd_per_mtok, rates.cache_read_nusd_per_mtok)
+        if writes:
+            worst = max(worst, rates.cache_write_nusd_per_mtok)
+        yield worst
+
+
+def _has_fractions(steps: tuple[PriceStep, ...]) -> bool:
+    """Whether a token may cost a fraction of a nano-dollar: three input lines then round up by one in all."""
+    return any(
+        rate % TOKENS_PER_RATE
+        for step in steps
+        for rate in (
+            step.rates.input_nusd_per_mtok,
+            step.rates.cache_read_nusd_per_mtok,
+            step.rates.cache_write_nusd_per_mtok,
+        )
+    )
+
+
+def _rates_for(steps: tuple[PriceStep, ...], input_tokens: int) -> Rates:
+    rates = steps[0].rates
+    for step in steps:
+        if input_tokens < step.from_input_tokens:
+            break
+        rates = step.rates
+    return rates
+
+
+def _part(rate: int, reduction: Reduction) -> int:
+    return -(-rate * reduction.numerator // reduction.denominator)
+
+
+def _reduced(rates: Rates, reduction: Reduction) -> Rates:
+    return Rates(
+        _part(rates.input_nusd_per_mtok, reduction),
+        _part(rates.output_nusd_per_mtok, reduction),
+        _part(rates.cache_read_nusd_per_mtok, reduction),
+        _part(rates.cache_write_nusd_per_mtok, reduction),
+        _part(rates.cache_write_1h_nusd_per_mtok, reduction),
+        rates.request_nusd,
+    )
