@@ -1,0 +1,126 @@
+"""What a vendor's API is to the house: pure translation, no sockets.
+
+A :class:`Dialect` turns a chat body into the vendor's call and the vendor's words back into deltas, usage, faults
+and rate-limit windows. :mod:`providers.vendor` owns everything that touches the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from .errors import ProviderError
+from .sse import Event
+from .terms import Delta, RateKind, Usage
+
+__all__ = ["Call", "Dialect", "Reader", "Want", "Window", "larger", "least_left"]
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What is asked of a vendor besides the body.
+
+    cache: place cache marks (the quote counts on them). cache_key: what calls with the same prefix share, so that
+    the vendor sends them to the same cache; None = nothing shared.
+    """
+
+    model: str
+    tier: str
+    max_output_tokens: int
+    stream: bool
+    cache: bool = False
+    cache_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP POST: path below the base URL, JSON body, headers beyond the key."""
+
+    path: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A rate-limit window as the vendor reports it; None = it did not say."""
+
+    kind: RateKind
+    limit: int | None
+    remaining: int | None
+    reset_ms: int | None
+    per_ms: int = 60_000
+
+
+def least_left(windows: Iterable[Window]) -> float | None:
+    """The smallest share left among the windows, 0 to 1; None where none says."""
+    shares = [
+        min(window.remaining / window.limit, 1.0)
+        for window in windows
+        if window.limit and window.remaining is not None
+    ]
+    return min(shares, default=None)
+
+
+class Reader(Protocol):
+    """Reads one stream. ``finished`` once the finish reason came; ``done`` once nothing more is expected."""
+
+    finished: bool
+    done: bool
+
+    def event(self, event: Event) -> Delta | None:
+        """The delta an event carries, None = nothing to relay; raises :class:`ProviderError` for an error event."""
+        ...
+
+    def last(self) -> Delta:
+        """The final delta, with finish reason and usage; raises StreamCut where the stream broke off before."""
+        ...
+
+
+class Dialect(Protocol):
+    """The pure functions of one vendor."""
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """Capabilities the API has (``tools``, ``vision``, ``json_schema``, ``streaming``, ``embeddings``)."""
+        ...
+
+    def unsupported(self, body: Mapping[str, Any]) -> str | None:
+        """The name of a parameter or content part the vendor cannot honour, None = it can honour all."""
+        ...
+
+    def refuses(self, parameters: frozenset[str]) -> str | None:
+        """The first of these parameter names the vendor cannot honour whatever its value, None = none."""
+        ...
+
+    def call(self, body: Mapping[str, Any], want: Want) -> Call:
+        """The vendor's request for a chat body or, where it has ``input`` and no ``messages``, for embeddings."""
+        ...
+
+    def authorise(self, key: str) -> dict[str, str]:
+        """The headers that carry a key."""
+        ...
+
+    def answer(self, data: bytes) -> Delta:
+        """The one delta of a buffered answer; raises :class:`ProviderError` where it is none."""
+        ...
+
+    def reader(self) -> Reader:
+        """A fresh reader for one stream."""
+        ...
+
+    def fault(self, status: int, headers: Mapping[str, str], data: bytes) -> ProviderError:
+        """The failure an HTTP error stands for."""
+        ...
+
+    def windows(self, headers: Mapping[str, str]) -> tuple[Window, ...]:
+        """The rate-limit windows in an answer's headers."""
+        ...
+
+
+def larger(one: Usage | None, other: Usage | None) -> Usage | None:
+    """The usage with more tokens: counts are cumulative, and a later empty report is no evidence."""
+    if one is None or other is None:
+        return one or other
+    return other if other.input_tokens + other.output_tokens >= one.input_tokens + one.output_tokens else one
