@@ -11,24 +11,19 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 from providers.base import Provider
 from providers.errors import MalformedAnswer, ProviderError, ProviderTimeout, StreamCut
-from providers.terms import NO_TOKENS, Delta, Fill, LineKind, Quote, Ticket, Usage, price_nusd
+from providers.terms import NO_TOKENS, Delta, Fill, Quote, Ticket, Usage, price_nusd
 
-from .assembly import Assembly
 from .errors import StoreError
+from .execution_call import Call
 from .order import Assignment, Attempt, Candidate, Order, Reservation
 
 __all__ = ["Execution", "House", "Outcome", "Slot", "cost_of"]
 
 logger = logging.getLogger("negotiator.execution")
-
-MAX_ANSWER_BYTES: Final = 16_000_000
-"""A seller that sends more is cut off."""
-
-_INPUT_LINES: Final = frozenset({LineKind.INPUT, LineKind.CACHE_READ, LineKind.CACHE_WRITE})
 
 
 class Slot(Protocol):
@@ -195,10 +190,10 @@ class Execution:
                 if not self._began.done():
                     await self._began
                 call.add(piece)
-                if call.assembly.started and not self._withhold:
+                if call.started and not self._withhold:
                     for earlier in call.let_out():
                         yield earlier
-            if call.assembly.finish_reason is None:
+            if call.finish_reason is None:
                 raise StreamCut("the stream ended without a finish reason")
         except TimeoutError:
             call.cause = "" if call.left_ms is None else "deadline"
@@ -222,7 +217,7 @@ class Execution:
             for piece in call.let_out():
                 yield piece
 
-    def _open(self, candidate: Candidate) -> _Call:
+    def _open(self, candidate: Candidate) -> Call:
         left_ms = self._left_ms()
         ticket = Ticket(
             reservation_id=self._reservation.reservation_id,
@@ -234,9 +229,9 @@ class Execution:
             stream=self._order.stream,
         )
         patience_ms = self._house.abandon_after_ms(candidate) if left_ms is None else left_ms
-        return _Call(candidate, ticket, left_ms, patience_ms)
+        return Call(candidate, ticket, left_ms, patience_ms)
 
-    def _conclude(self, call: _Call, slot: Slot) -> None:
+    def _conclude(self, call: Call, slot: Slot) -> None:
         """Count what is owed, tell the house, and decide whether another seller may follow."""
         candidate, error, cause = call.candidate, call.error, call.cause
         fill = call.fill(self._count_tokens)
@@ -253,7 +248,7 @@ class Execution:
             )
             self._billed_nusd += buyer_nusd
             self._house_nusd += house_nusd
-            if error is None or call.assembly.started:
+            if error is None or call.started:
                 self._best = (fill, candidate)
             if error is None:
                 self._house.delivered(candidate, fill)
@@ -282,71 +277,4 @@ class Execution:
                 latency_ms=latency_ms,
                 detail=detail,
             )
-        )
-
-
-class _Call:
-    """The state of one attempt."""
-
-    def __init__(
-        self, candidate: Candidate, ticket: Ticket, left_ms: int | None, patience_ms: int | None
-    ) -> None:
-        self.candidate = candidate
-        self.ticket = ticket
-        self.left_ms = left_ms
-        self._time = asyncio.get_running_loop().time
-        self._begun_s = self._time()
-        self.cut_s = None if patience_ms is None else self._begun_s + patience_ms / 1000
-        self.assembly = Assembly()
-        self.error: ProviderError | None = None
-        self.cause = ""
-        self._held: list[Delta] = []
-        self._ttft_ms = 0
-        self._size = 0
-
-    @property
-    def latency_ms(self) -> int:
-        return round((self._time() - self._begun_s) * 1000)
-
-    @property
-    def outcome(self) -> str:
-        if self.error is None:
-            return "ok"
-        return "Cancelled" if self.cause == "cancelled" else type(self.error).__name__
-
-    def add(self, piece: Delta) -> None:
-        """Take a piece; it waits until :meth:`let_out`."""
-        waiting = not self.assembly.started
-        self.assembly.add(piece)
-        if waiting and self.assembly.started:
-            self._ttft_ms = self.latency_ms
-        self._held.append(piece)
-        self._size += len(piece.raw or b"") or sum(len(str(value)) for value in piece.delta.values())
-        if self._size > MAX_ANSWER_BYTES:
-            raise MalformedAnswer(f"expected an answer of at most {MAX_ANSWER_BYTES} bytes, found more")
-
-    def let_out(self) -> list[Delta]:
-        """What has waited so far."""
-        held, self._held = self._held, []
-        return held
-
-    def fill(self, count_tokens: Callable[[str], int]) -> Fill | None:
-        """What was delivered, None when nothing is owed: the call failed before its first token."""
-        assembly, complete = self.assembly, self.error is None
-        if not (assembly.started or complete or self.cause in ("cancelled", "deadline")):
-            return None
-        usage = assembly.usage
-        if usage is None:
-            lines = self.candidate.quote.lines
-            tokens = sum(line.tokens for line in lines if line.kind in _INPUT_LINES)
-            usage = Usage(tokens, count_tokens(assembly.text), estimated=True)
-        return Fill(
-            ticket=self.ticket,
-            message=assembly.message,
-            finish_reason=assembly.finish_reason or "length",
-            usage=usage,
-            billed_nusd=assembly.billed_nusd,
-            ttft_ms=self._ttft_ms,
-            latency_ms=self.latency_ms,
-            complete=complete,
         )
