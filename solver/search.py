@@ -1,0 +1,127 @@
+"""The state of one run: the deadline, the best plan so far and the best prices so far."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from . import prices
+from .rounding import Choice
+from .rows import Floats, Rows
+
+__all__ = ["Deadline", "Search"]
+
+
+class Deadline:
+    """Wall-clock time left, and how long each stage took."""
+
+    def __init__(self, seconds: float) -> None:
+        self._start = self._mark = time.monotonic()
+        self._seconds = seconds
+        self.stages: dict[str, float] = {}
+
+    @property
+    def left(self) -> float:
+        """Seconds left, never below 0."""
+        return max(0.0, self._start + self._seconds - time.monotonic())
+
+    def stage(self, name: str) -> None:
+        """Books the time since the last call under a name."""
+        now = time.monotonic()
+        self.stages[name] = self.stages.get(name, 0.0) + now - self._mark
+        self._mark = now
+
+
+@dataclass(slots=True, eq=False)
+class Search:
+    """Best plan and best prices of a run; both only ever improve.
+
+    worth: float64[n], V_i: a constant times the weight (served_then_cost) or the value (surplus).
+    """
+
+    rows: Rows
+    deadline: Deadline
+    surplus: bool
+    gap: float
+    seed: int
+    worth: Floats
+    choice: Choice
+    found: bool = False
+    score: tuple[float, float] = (-np.inf, -np.inf)
+    lam: Floats = field(default_factory=lambda: np.zeros(0))
+    least: Floats = field(default_factory=lambda: np.zeros(0))
+    nu: float = float("inf")
+    bound: float = -np.inf
+    mu: Floats = field(default_factory=lambda: np.zeros(0))
+    served_bound: float = np.inf
+    optimal: bool = False
+    infeasible: bool = False
+
+    def offer(self, choice: Choice | None) -> bool:
+        """Takes a plan if every row holds and it is better; says whether it did."""
+        if choice is None or not self.rows.feasible(choice):
+            return False
+        score = self.score_of(choice)
+        if self.found and score <= self.score:
+            return False
+        if self.found and score[0] != self.score[0]:
+            self.bound = -np.inf  # it held for another weight served
+        self.choice, self.score, self.found = choice.copy(), score, True
+        return True
+
+    def score_of(self, choice: Choice) -> tuple[float, float]:
+        """(weight served, -cost), or (surplus, 0): larger is better."""
+        served, cost = self.rows.value(choice)
+        if not self.surplus:
+            return served, -float(cost)
+        on = choice >= 0
+        return float(int(self.rows.problem.value[on].sum()) - cost), 0.0  # type: ignore[index]
+
+    def price(self, lam: Floats) -> bool:
+        """Takes prices if they prove more for the plan at hand; says whether they did."""
+        lam = np.maximum(lam, 0.0)
+        least = prices.cheapest(self.rows, lam)
+        bound, nu = self._bound(lam, least)
+        if not self.surplus and self.bound == -np.inf and len(self.least):
+            self.bound, self.nu = self._bound(self.lam, self.least)
+        if bound <= self.bound:
+            return False
+        self.lam, self.least, self.nu, self.bound = lam, least, nu, bound
+        return True
+
+    def _bound(self, lam: Floats, least: Floats) -> tuple[float, float]:
+        if self.surplus:
+            value = self.rows.problem.value
+            assert value is not None
+            return -prices.surplus_bound(self.rows, lam, least, value), 0.0
+        served = max(self.score[0], 0.0)
+        nu = prices.best_unserved(self.rows, least, served)
+        return prices.cost_bound(self.rows, lam, least, nu, served), nu
+
+    def price_served(self, mu: Floats) -> None:
+        """Takes prices of use alone (units of weight) if they prove that less can be served."""
+        mu = np.maximum(mu, 0.0)
+        bound = prices.served_bound(self.rows, mu)
+        if bound < self.served_bound:
+            self.mu, self.served_bound = mu, bound
+
+    @property
+    def proven_gap(self) -> float:
+        """Gap of cost, or of surplus, inf before there is a plan and a bound."""
+        if not self.found or self.bound == -np.inf:
+            return float("inf")
+        if self.surplus:
+            most = -self.bound
+            return 0.0 if most <= 0 else max(0.0, (most - self.score[0]) / most)
+        cost = -self.score[1]
+        return 0.0 if cost <= 0 else max(0.0, (cost - max(self.bound, 0.0)) / cost)
+
+    @property
+    def done(self) -> bool:
+        """The gap asked for is proven, for what is served and for what it costs."""
+        if self.optimal or self.infeasible:
+            return True
+        full = self.surplus or self.score[0] >= self.served_bound * (1 - min(self.gap, 1e-9))
+        return full and self.proven_gap <= self.gap
