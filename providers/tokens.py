@@ -19,6 +19,7 @@ from .terms import PrefixMark
 
 __all__ = [
     "REFERENCE",
+    "REPLY_TOKENS",
     "VOCABULARIES",
     "ChatTokens",
     "count_chat",
