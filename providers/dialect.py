@@ -21,15 +21,15 @@ __all__ = ["Call", "Dialect", "Reader", "Want", "Window", "larger", "least_left"
 class Want:
     """What is asked of a vendor besides the body.
 
-    cache: place cache marks (the quote counts on them). cache_key: what calls with the same prefix share, so that
-    the vendor sends them to the same cache; None = nothing shared.
+    cache_after: messages (indices, -1 = the tools) after which the vendor is asked to store the prompt. cache_key:
+    what calls with the same prefix share, so that the vendor sends them to the same cache; None = nothing shared.
     """
 
     model: str
     tier: str
     max_output_tokens: int
     stream: bool
-    cache: bool = False
+    cache_after: tuple[int, ...] = ()
     cache_key: str | None = None
 
 

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from .limit_headers import LIMIT_HEADERS
 
-__all__ = ["PRESET_FILE", "Preset", "load_presets", "preset"]
+__all__ = ["PRESET_FILE", "Preset", "load_presets", "preset", "preset_names"]
 
 PRESET_FILE: Final = "presets.toml"
-_AUTH: Final = ("bearer", "api-key", "none")
+_AUTH: Final = ("bearer", "api-key")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +26,13 @@ class Preset:
     """
 
     name: str
-    vocabulary: str
+    vendor: str
     refuses: frozenset[str]
     tags: frozenset[str]
     source: str
     checked: date
     base_url: str | None = None
-    price_card: str | None = None
+    key_env: str | None = None
     auth: str = "bearer"
     output_limit: str = "max_tokens"
     limit_headers: str = "openai"
@@ -72,6 +72,11 @@ def load_presets(text: str) -> dict[str, Preset]:
 @cache
 def _shipped() -> dict[str, Preset]:
     return load_presets(resources.files(__package__).joinpath(PRESET_FILE).read_text(encoding="utf-8"))
+
+
+def preset_names() -> tuple[str, ...]:
+    """The names of the shipped presets."""
+    return tuple(_shipped())
 
 
 def preset(name: str) -> Preset:

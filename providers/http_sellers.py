@@ -1,0 +1,59 @@
+"""Sellers at vendors' HTTP APIs, made from settings: presets for what speaks OpenAI's API, a dialect each for the rest."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+
+from .base import ProviderSettings
+from .clock import Clock
+from .dialect import Dialect
+from .http_client import HttpClient
+from .keys import KeyRing, keys_from_environment
+from .openai_compat import OpenAICompat
+from .presets import Preset, preset
+from .pricelist import PriceList
+from .ratecard import EMBEDDINGS, RateCard
+from .vendor import VendorSeller
+
+__all__ = ["http_seller"]
+
+
+def http_seller(
+    settings: ProviderSettings, clock: Clock, environment: Mapping[str, str] | None = None
+) -> VendorSeller:
+    """The seller of one account. ``settings.kind`` names a preset of ``presets.toml``.
+
+    Keys are read from ``environment`` (None: the process's) when the first quote asks for one. Raises ValueError
+    for settings that cannot work, such as a missing base URL.
+    """
+    row = preset(settings.kind)
+    base_url = settings.base_url or row.base_url
+    if base_url is None:
+        raise ValueError(
+            f"{settings.label}: expected a base_url, found none, and {row.name} has no usual one"
+        )
+    names = settings.api_key_env or ((row.key_env,) if row.key_env else ())
+    dialect = _dialect(row)
+    known = os.environ if environment is None else environment
+    keys = KeyRing(lambda: keys_from_environment(names, known, settings.label), clock)
+    card = RateCard(
+        settings.label,
+        row.vendor,
+        settings.models,
+        tiers=settings.tiers,
+        tags=settings.tags | (dialect.tags - {EMBEDDINGS} if row.vendor == "self-hosted" else frozenset()),
+    )
+    # Several workers sell for one account: their quotes must not share a name.
+    prices = PriceList(
+        card,
+        clock,
+        id_prefix=f"{settings.label}_{secrets.token_hex(4)}",
+        quote_ttl_ms=settings.quote_ttl_ms,
+    )
+    return VendorSeller(settings.label, dialect, HttpClient(base_url), keys, prices, limits=settings.limits)
+
+
+def _dialect(row: Preset) -> Dialect:
+    return OpenAICompat(row)
