@@ -18,6 +18,7 @@ import orjson
 from .terms import PrefixMark
 
 __all__ = [
+    "FIRST_MARKS",
     "REFERENCE",
     "REPLY_TOKENS",
     "VOCABULARIES",
