@@ -6,12 +6,29 @@ and the cap is slots times horizon.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from providers.terms import RateKind, RateLimit
+from providers.terms import LineKind, Quote, RateKind, RateLimit
 
-__all__ = ["LimitRow", "Load", "limit_rows"]
+from .order import Candidate, Loss
+
+__all__ = [
+    "UNITS_PER_PRICE",
+    "Full",
+    "Lack",
+    "LimitRow",
+    "Load",
+    "ShadowPrices",
+    "cached_input",
+    "expected_output",
+    "limit_rows",
+    "load_of",
+]
+
+UNITS_PER_PRICE: Final = 1_000_000
+"""A shadow price is for this many units of a row, as a rate is for a million tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +80,69 @@ class LimitRow:
         return self.amount * horizon_ms // self.per_ms
 
 
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """What keeps a call from a seller now: a row's name, or ``provider/model:ejected``, ``provider/model:backoff``,
+    ``provider:retries``. loss: LIMIT_BINDING, or EJECTED where the seller is unwell."""
+
+    row: str
+    loss: Loss = Loss.LIMIT_BINDING
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """No room was taken. retry_after_ms: when there may be some, None = never for a call of this size."""
+
+    lack: Lack
+    retry_after_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowPrices:
+    """What one more unit of each row would save: integer nano-dollars per million units (busy ms for concurrency).
+
+    Rows that are not named cost nothing. unserved_nusd: what leaving an order unserved costs where neither value
+    nor budget says it, None = never refuse for that. epoch: the fencing token of the market maker that made them.
+    """
+
+    made_ms: int
+    nusd_per_million: Mapping[str, int]
+    unserved_nusd: int | None = None
+    epoch: int = 0
+
+
 def limit_rows(provider: str, limits: Sequence[RateLimit]) -> tuple[LimitRow, ...]:
-    """A seller's limits as named rows, in its order."""
-    rows = []
+    """A seller's limits as named rows, in its order; several of one kind are told apart by their period."""
+    rows: list[LimitRow] = []
     for limit in limits:
         models = None if limit.models is None else frozenset(limit.models)
         label = provider if models is None else f"{provider}/{'+'.join(sorted(models))}"
-        rows.append(
-            LimitRow(f"{label}:{limit.kind}", provider, limit.kind, limit.amount, limit.per_ms, models)
-        )
+        name = f"{label}:{limit.kind}"
+        if any(row.name == name for row in rows):
+            name = f"{name}/{limit.per_ms}ms"
+        rows.append(LimitRow(name, provider, limit.kind, limit.amount, limit.per_ms, models))
     return tuple(rows)
+
+
+def load_of(candidate: Candidate) -> Load:
+    """What room a candidate's call takes: its output at the estimate's 95th percentile, corrected when it has ended."""
+    quote = candidate.quote
+    output_tokens = candidate.estimate.output_tokens_p95 or quote.expected_output_tokens
+    return Load(
+        quote.input_tokens,
+        min(output_tokens, candidate.max_output_tokens),
+        cached_input(quote),
+        quote.latency_ms.p50,
+    )
+
+
+def expected_output(candidate: Candidate) -> int:
+    """How long the answer will be on average, tokens: what the room it takes is priced by."""
+    output_tokens = candidate.estimate.output_tokens or candidate.quote.expected_output_tokens
+    return min(output_tokens, candidate.max_output_tokens)
+
+
+def cached_input(quote: Quote) -> int:
+    """The part of the input that is expected from a warm cache, tokens."""
+    tokens = sum([line.tokens for line in quote.lines if line.kind is LineKind.CACHE_READ])
+    return min(tokens, quote.input_tokens)

@@ -1,0 +1,316 @@
+"""Capacity: who has room, who is well, and how long answers take.
+
+Synchronous and in-process, on the clock it is given. :meth:`Capacity.take` counts a call at once against every row of
+its seller, so what was read as free is free; the slot it gives corrects the count when the call has ended. With a
+shared store, :mod:`negotiator.capacity_leases` decides how much of each row this worker may hand out by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from providers.clock import Clock
+from providers.dialect import Window as Report
+from providers.errors import AuthFailed, ProviderError, ProviderTimeout, RateLimited, RequestRefused
+from providers.terms import RateKind, RateLimit, Usage
+
+from .capacity_health import Breaker, Health, RetryBudget
+from .capacity_latency import Latencies, Spread, patience_ms
+from .capacity_windows import Bucket, Slots, Window
+from .events import Emit, Event
+from .limits import Full, Lack, LimitRow, Load, limit_rows
+from .order import Loss
+
+__all__ = ["Capacity", "Health", "Slot", "Spread"]
+
+MAX_PAIRS: Final = 4_096
+"""Sellers' models watched; beyond, the one first seen is forgotten (remote sellers name models as they like)."""
+
+MIN_BACKOFF_MS: Final = 1_000  # after a 429 that does not say; doubles with every further one
+MAX_BACKOFF_MS: Final = 60_000
+MAX_RETRY_AFTER_MS: Final = 3_600_000  # what a seller may ask for
+SLOT_WAIT_MS: Final = 100  # nobody knows when a call in flight ends
+
+Counter = Window | Slots
+
+
+class _Row:
+    """A row, what counts it, and the lack that is reported when it is full."""
+
+    __slots__ = ("counter", "kind", "lack", "row")
+
+    def __init__(self, row: LimitRow) -> None:
+        self.row = row
+        self.kind = row.kind
+        self.lack = Lack(row.name)
+        self.counter: Counter = (
+            Slots(row.amount) if row.kind is RateKind.CONCURRENCY else Window(row.amount, row.per_ms)
+        )
+
+
+class _Pair:
+    """What is known of one seller's model."""
+
+    __slots__ = ("backoff", "backoff_ms", "backoff_until_ms", "breaker", "ejected", "latencies", "rows")
+
+    def __init__(self, provider: str, model: str, rows: Sequence[_Row]) -> None:
+        self.rows = tuple(row for row in rows if row.row.covers(provider, model))
+        self.breaker = Breaker()
+        self.latencies = Latencies()
+        self.ejected = Lack(f"{provider}/{model}:ejected", Loss.EJECTED)
+        self.backoff = Lack(f"{provider}/{model}:backoff")
+        self.backoff_ms = 0
+        self.backoff_until_ms = 0
+
+
+class Slot:
+    """Room taken for one call. The first of :meth:`settle` and :meth:`release` ends it; what follows does nothing."""
+
+    __slots__ = ("_capacity", "_load", "_open", "_pair", "_taken")
+
+    def __init__(
+        self, capacity: Capacity, pair: _Pair, load: Load, taken: Sequence[tuple[_Row, Bucket, int]]
+    ) -> None:
+        self._capacity = capacity
+        self._pair = pair
+        self._load = load
+        self._taken = taken
+        self._open = True
+
+    def settle(self, usage: Usage | None) -> None:
+        """The call ended; ``usage`` None = as it was expected. Frees the slot in flight."""
+        if not self._open:
+            return
+        self._open = False
+        self._pair.breaker.probing = False
+        used = None
+        if usage is not None:
+            used = Load(usage.input_tokens, usage.output_tokens, usage.cache_read_tokens)
+        for row, bucket, units in self._taken:
+            if row.kind is RateKind.CONCURRENCY:
+                row.counter.give(bucket, units)
+            elif used is not None and (less := units - used.of(row.kind)) > 0:
+                row.counter.give(bucket, less)
+            elif used is not None and less < 0:
+                row.counter.take(-less, self._capacity.now_ms())
+
+    def release(self) -> None:
+        """The call never reached the seller: all of it comes back."""
+        if not self._open:
+            return
+        self._open = False
+        self._pair.breaker.probing = False
+        for row, bucket, units in self._taken:
+            row.counter.give(bucket, units)
+
+
+class Capacity:
+    """The limits and the health of all sellers, as this process sees them."""
+
+    def __init__(self, limits: Mapping[str, Sequence[RateLimit]], clock: Clock, emit: Emit) -> None:
+        self._clock = clock
+        self._emit = emit
+        self._rows = {
+            provider: tuple(_Row(row) for row in limit_rows(provider, limits_))
+            for provider, limits_ in limits.items()
+        }
+        self._pairs: dict[tuple[str, str], _Pair] = {}
+        self._retries: dict[str, tuple[RetryBudget, Lack]] = {}
+        self._last_ms = 0
+        self._behind_ms = 0
+
+    @property
+    def rows(self) -> tuple[LimitRow, ...]:
+        """All limits, by seller in the order given."""
+        return tuple(row.row for rows in self._rows.values() for row in rows)
+
+    def now_ms(self) -> int:
+        """The clock's time made monotone: a clock that steps back stands still here."""
+        now_ms = self._clock.now_ms() + self._behind_ms
+        if now_ms < self._last_ms:
+            self._behind_ms += self._last_ms - now_ms
+            now_ms = self._last_ms
+        self._last_ms = now_ms
+        return now_ms
+
+    def left(self) -> dict[str, int]:
+        """What is left of each row now, by name: units of its window, or free slots."""
+        now_ms = self.now_ms()
+        return {
+            row.row.name: max(0, row.counter.left(now_ms)) for rows in self._rows.values() for row in rows
+        }
+
+    # Room -------------------------------------------------------------------------------------------------------
+
+    def lacks(self, provider: str, model: str, load: Load, *, retry: bool = False) -> Lack | None:
+        """What keeps this call from the seller now, None = it fits. ``retry``: another seller failed before.
+
+        A seller that is out is lacking unless its time is over and nobody is trying it; see :meth:`may_probe`.
+        """
+        pair, now_ms = self._pair(provider, model), self.now_ms()
+        if pair.breaker.out and (pair.breaker.probing or not pair.breaker.due(now_ms)):
+            return pair.ejected
+        return self._full(pair, provider, load, now_ms, retry)
+
+    def _full(self, pair: _Pair, provider: str, load: Load, now_ms: int, retry: bool) -> Lack | None:
+        if pair.backoff_until_ms > now_ms:
+            return pair.backoff
+        if retry:
+            budget, lack = self._budget(provider)
+            if budget.left(now_ms) <= 0:
+                return lack
+        for row in pair.rows:
+            if load.of(row.kind) > row.counter.left(now_ms):
+                return row.lack
+        return None
+
+    def take(self, provider: str, model: str, load: Load, *, retry: bool = False) -> Slot | Full:
+        """Room for one call, counted at once; or what is full and when it may not be."""
+        pair, now_ms = self._pair(provider, model), self.now_ms()
+        lack = self._full(pair, provider, load, now_ms, retry)
+        if pair.breaker.out and not self.may_probe(provider, model):
+            lack = pair.ejected
+        if lack is not None:
+            return Full(lack, self.retry_after_ms(provider, model, load))
+        if pair.breaker.out:
+            pair.breaker.probe(now_ms)
+        self._budget(provider)[0].count(now_ms, retry=retry)
+        taken = []
+        for row in pair.rows:
+            units = load.of(row.kind)
+            taken.append((row, row.counter.take(units, now_ms), units))
+        return Slot(self, pair, load, taken)
+
+    def retry_after_ms(self, provider: str, model: str, load: Load) -> int | None:
+        """When this call may fit if nobody else comes: 0 = now, None = never, it is larger than a limit."""
+        pair, now_ms = self._pair(provider, model), self.now_ms()
+        waits_ms = [max(0, pair.backoff_until_ms - now_ms), self._budget(provider)[0].wait_ms(now_ms)]
+        if pair.breaker.out:
+            waits_ms.append(pair.breaker.wait_ms(now_ms, self._last_of_kind(provider, model)))
+        for row in pair.rows:
+            if isinstance(row.counter, Slots):
+                wait_ms: int | None = 0 if row.counter.left(now_ms) > 0 else SLOT_WAIT_MS
+            else:
+                wait_ms = row.counter.wait_ms(load.of(row.kind), now_ms)
+            if wait_ms is None:
+                return None
+            waits_ms.append(wait_ms)
+        return max(waits_ms)
+
+    def correct(self, provider: str, model: str, reports: Iterable[Report]) -> None:
+        """Believe the vendor's own windows where they leave less than is counted here."""
+        pair, now_ms = self._pair(provider, model), self.now_ms()
+        for report in reports:
+            if report.remaining is None:
+                continue
+            same = [
+                row.counter
+                for row in pair.rows
+                if row.kind is report.kind and row.row.per_ms == report.per_ms
+            ]
+            for counter in same:
+                assert isinstance(counter, Window)
+                counter.correct(report.remaining, report.reset_ms, now_ms)
+            if not same and report.remaining == 0 and report.reset_ms:
+                self.backoff(provider, model, report.reset_ms)  # a limit that nobody told us about
+
+    def backoff(self, provider: str, model: str, retry_after_ms: int | None) -> None:
+        """Leave the seller alone for so long (None: 1 s, and twice as long every further time)."""
+        pair, now_ms = self._pair(provider, model), self.now_ms()
+        if retry_after_ms is None:
+            pair.backoff_ms = min(MAX_BACKOFF_MS, max(MIN_BACKOFF_MS, 2 * pair.backoff_ms))
+            retry_after_ms = pair.backoff_ms
+        until_ms = now_ms + min(retry_after_ms, MAX_RETRY_AFTER_MS)
+        pair.backoff_until_ms = max(pair.backoff_until_ms, until_ms)
+        self._tell("capacity.backoff", provider, model, retry_after_ms=retry_after_ms)
+
+    # Health -----------------------------------------------------------------------------------------------------
+
+    def state(self, provider: str, model: str) -> Health:
+        """Whether the seller is up, out, or being tried."""
+        breaker = self._pair(provider, model).breaker
+        if not breaker.out:
+            return Health.UP
+        return breaker.health(self.now_ms(), self._last_of_kind(provider, model))
+
+    def may_probe(self, provider: str, model: str) -> bool:
+        """Whether a seller that is out may be tried now: its time is over, or it is the last of its kind."""
+        breaker, now_ms = self._pair(provider, model).breaker, self.now_ms()
+        return breaker.out and breaker.wait_ms(now_ms, self._last_of_kind(provider, model)) == 0
+
+    def succeeded(self, provider: str, model: str, load: Load, ttft_ms: int | None, latency_ms: int) -> None:
+        """A whole answer of this size came in such a time; ``ttft_ms`` None = it was not streamed."""
+        pair = self._pair(provider, model)
+        pair.latencies.add(load.output_tokens, ttft_ms, latency_ms)
+        self._well(pair, provider, model)
+
+    def _well(self, pair: _Pair, provider: str, model: str) -> None:
+        pair.backoff_ms = 0
+        if pair.breaker.succeeded():
+            self._tell("capacity.recovered", provider, model)
+
+    def failed(self, provider: str, model: str, load: Load, error: ProviderError, latency_ms: int) -> None:
+        """A call failed. A full window backs off; a refused key ejects at once; a timeout also counts as slow."""
+        pair = self._pair(provider, model)
+        if isinstance(error, RateLimited):
+            self.backoff(provider, model, error.retry_after_ms)
+            return
+        if isinstance(error, ProviderTimeout):
+            pair.latencies.add(load.output_tokens, None, latency_ms)
+        if not error.seller_fault:
+            if isinstance(error, RequestRefused) and pair.breaker.out:
+                self._well(pair, provider, model)  # it answers again, if only to say no
+            return
+        shut = isinstance(error, AuthFailed)
+        ejection_ms = pair.breaker.failed(self.now_ms(), type(error).__name__, shut=shut)
+        if error.retry_after_ms:
+            self.backoff(provider, model, error.retry_after_ms)
+        if ejection_ms:
+            self._tell(
+                "capacity.ejected", provider, model, ejection_ms=ejection_ms, error=type(error).__name__
+            )
+
+    # Latency ----------------------------------------------------------------------------------------------------
+
+    def latency(self, provider: str, model: str, output_tokens: int) -> Spread | None:
+        """How long answers of about this size take here, None = too few were seen."""
+        return self._pair(provider, model).latencies.spread(output_tokens)
+
+    def ttft(self, provider: str, model: str) -> Spread | None:
+        """How soon answers start here, None = too few were seen."""
+        return self._pair(provider, model).latencies.ttft
+
+    def abandon_after_ms(self, provider: str, model: str, load: Load) -> int:
+        """When a call without a deadline is given up: three times the p99 observed, or guessed from the median."""
+        return patience_ms(self.latency(provider, model, load.output_tokens), load.latency_ms)
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    def _pair(self, provider: str, model: str) -> _Pair:
+        key = (provider, model)
+        pair = self._pairs.get(key)
+        if pair is None:
+            if len(self._pairs) >= MAX_PAIRS:
+                del self._pairs[next(iter(self._pairs))]
+            pair = self._pairs[key] = _Pair(provider, model, self._rows.get(provider, ()))
+        return pair
+
+    def _budget(self, provider: str) -> tuple[RetryBudget, Lack]:
+        known = self._retries.get(provider)
+        if known is None:
+            if len(self._retries) >= MAX_PAIRS:
+                del self._retries[next(iter(self._retries))]
+            known = self._retries[provider] = (RetryBudget(), Lack(f"{provider}:retries"))
+        return known
+
+    def _last_of_kind(self, provider: str, model: str) -> bool:
+        """Whether no other seller of the model is up; asked only while this one is out."""
+        return all(
+            pair.breaker.out
+            for (other, name), pair in self._pairs.items()
+            if name == model and other != provider
+        )
+
+    def _tell(self, name: str, provider: str, model: str, **facts: Any) -> None:
+        self._emit(Event(name, self._last_ms, {"provider": provider, "model": model, **facts}))
