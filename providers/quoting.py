@@ -90,24 +90,24 @@ class Quoter:
     """Quotes for one offer. ``next_id`` makes quote ids; ``age_ms`` below is the time since the offer was compiled."""
 
     __slots__ = (
-        "_ceilings",
-        "_late",
         "_list_steps",
         "_next_id",
         "_path",
-        "_slack_nusd",
-        "_ttft",
         "_writes",
+        "late",
         "offer",
+        "slack_nusd",
         "speed",
+        "ttft_ms",
+        "worst_input_rates",
     )
 
     def __init__(self, offer: Offer, next_id: Callable[[], str]) -> None:
         self.offer = offer
         self._next_id = next_id
         self._writes = offer.cache is not None and offer.cache.writes is not CacheWrites.FREE
-        self._ceilings = tuple(_worst(offer.steps, self._writes))
-        self._slack_nusd = int(offer.cache is not None and _has_fractions(offer.steps))
+        self.worst_input_rates = tuple(_worst(offer.steps, self._writes))
+        self.slack_nusd = int(offer.cache is not None and _has_fractions(offer.steps))
         self._list_steps = offer.list_steps if offer.tier != "priority" else None
         self._path = _BY_TIER.get(offer.tier, DiscountKind.OFF_PEAK)
         self.set_speed(offer.speed)
@@ -115,8 +115,8 @@ class Quoter:
     def set_speed(self, speed: SpeedModel) -> None:
         """Quote this latency from now on."""
         self.speed = speed
-        self._late = math.exp(P95 * speed.sigma)
-        self._ttft = Quantiles(_ms(speed.ttft_ms_p50), _ms(speed.ttft_ms_p50 * self._late))
+        self.late = math.exp(P95 * speed.sigma)
+        self.ttft_ms = Quantiles(_ms(speed.ttft_ms_p50), _ms(speed.ttft_ms_p50 * self.late))
 
     def quote(
         self,
@@ -151,7 +151,7 @@ class Quoter:
         room = min(offer.max_output_tokens, offer.context_tokens - covered)
         asked = rfq.max_output_tokens
         max_output = room if asked is None else min(asked, room)
-        wanted = rfq.expected_output_tokens or DEFAULT_OUTPUT_TOKENS
+        wanted = rfq.expected_output_of(offer.model) or DEFAULT_OUTPUT_TOKENS
         if max_output < 1 or (room < offer.max_output_tokens and max_output < min(wanted, asked or wanted)):
             return Decline(
                 offer.provider,
@@ -169,7 +169,10 @@ class Quoter:
         lines = _lines(rates, input_tokens, output, cache)
         expected_nusd = sum(line.nusd for line in lines)
         ceiling_nusd = (
-            _up(covered * worst) + _up(max_output * rates.output_nusd_per_mtok) + rates.request_nusd
+            _up(covered * worst)
+            + self.slack_nusd
+            + _up(max_output * rates.output_nusd_per_mtok)
+            + rates.request_nusd
         )
         speed = self.speed
         median = speed.ttft_ms_p50 + speed.ms_per_output_token_p50 * output
@@ -187,8 +190,8 @@ class Quoter:
             input_tokens=covered,
             expected_output_tokens=output,
             max_output_tokens=max_output,
-            latency_ms=Quantiles(_ms(median), _ms(median * self._late)),
-            ttft_ms=self._ttft,
+            latency_ms=Quantiles(_ms(median), _ms(median * self.late)),
+            ttft_ms=self.ttft_ms,
             valid_for_ms=max(MIN_VALID_MS, valid_for_ms),
             discounts=tuple(
                 self._discounts(rates, expected_nusd, input_tokens, output, covered, cache, reduction)
@@ -213,7 +216,7 @@ class Quoter:
             if covered < steps[number].from_input_tokens:
                 break
             chosen = number
-        rates, worst = steps[chosen].rates, self._ceilings[chosen]
+        rates, worst = steps[chosen].rates, self.worst_input_rates[chosen]
         if reduction is None:
             return rates, worst
         return _reduced(rates, reduction), _part(worst, reduction)
