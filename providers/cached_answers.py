@@ -39,7 +39,6 @@ __all__ = ["CachedAnswers", "answer_key"]
 MAX_ANSWERS: Final = 10_000
 MAX_BYTES: Final = 64 * 2**20
 LIFETIME_MS: Final = 3_600_000
-MAX_PROMISES: Final = 10_000
 LARGEST_SHARE: Final = 16
 """An answer larger than this part of the whole is not kept."""
 
@@ -93,7 +92,6 @@ class CachedAnswers:
         self._lifetime_ms, self._ttl_ms = lifetime_ms, quote_ttl_ms
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._bytes = 0
-        self._promised: OrderedDict[str, _Kept] = OrderedDict()
         self._next_id = quote_ids(f"{name}_{clock.now_ms():x}")
 
     def __len__(self) -> int:
@@ -150,15 +148,11 @@ class CachedAnswers:
             return ()
         self._kept.move_to_end(rfq.answer_key)
         valid_for_ms = min(self._ttl_ms, left_ms)
-        quote = _quote(self._next_id(), self._name, rfq, kept, valid_for_ms, now_ms)
-        self._promised[quote.quote_id] = kept
-        while len(self._promised) > MAX_PROMISES:
-            self._promised.popitem(last=False)
-        return (quote,)
+        return (_quote(self._next_id(), self._name, rfq, kept, valid_for_ms, now_ms),)
 
     async def execute(self, ticket: Ticket) -> AsyncGenerator[Delta]:
-        """The answer as it was given, free; a quote is honoured even where the answer was dropped since."""
-        kept = self._promised.get(ticket.quote.quote_id)
+        """The answer as it was given, free. One that had to make room since it was quoted is a dishonoured quote."""
+        kept = self._kept.get(ticket.answer_key or "")
         if kept is None:
             raise QuoteDishonoured(
                 "the answer is not kept any more", provider=self._name, model=ticket.quote.model, status=410
@@ -168,7 +162,6 @@ class CachedAnswers:
     async def aclose(self) -> None:
         """Forget everything."""
         self._kept.clear()
-        self._promised.clear()
         self._bytes = 0
 
     def _drop(self, key: str) -> None:
