@@ -19,7 +19,7 @@ from .capacity_health import Breaker, Health, RetryBudget
 from .capacity_latency import Latencies, Spread, patience_ms
 from .capacity_windows import Bucket, Slots, Window
 from .events import Emit, Event
-from .limits import Full, Lack, LimitRow, Load, limit_rows
+from .limits import UNITS, Full, Lack, LimitRow, Load, limit_rows
 from .order import Loss
 
 __all__ = ["Capacity", "Health", "Slot", "Spread"]
@@ -38,11 +38,12 @@ Counter = Window | Slots
 class _Row:
     """A row, what counts it, and the lack that is reported when it is full."""
 
-    __slots__ = ("counter", "kind", "lack", "row")
+    __slots__ = ("counter", "kind", "lack", "row", "units")
 
     def __init__(self, row: LimitRow) -> None:
         self.row = row
         self.kind = row.kind
+        self.units = UNITS[row.kind]
         self.lack = Lack(row.name)
         self.counter: Counter = (
             Slots(row.amount) if row.kind is RateKind.CONCURRENCY else Window(row.amount, row.per_ms)
@@ -90,7 +91,7 @@ class Slot:
         for row, bucket, units in self._taken:
             if row.kind is RateKind.CONCURRENCY:
                 row.counter.give(bucket, units)
-            elif used is not None and (less := units - used.of(row.kind)) > 0:
+            elif used is not None and (less := units - row.units(used)) > 0:
                 row.counter.give(bucket, less)
             elif used is not None and less < 0:
                 row.counter.take(-less, self._capacity.now_ms())
@@ -161,7 +162,7 @@ class Capacity:
             if budget.left(now_ms) <= 0:
                 return lack
         for row in pair.rows:
-            if load.of(row.kind) > row.counter.left(now_ms):
+            if row.units(load) > row.counter.left(now_ms):
                 return row.lack
         return None
 
@@ -178,7 +179,7 @@ class Capacity:
         self._budget(provider)[0].count(now_ms, retry=retry)
         taken = []
         for row in pair.rows:
-            units = load.of(row.kind)
+            units = row.units(load)
             taken.append((row, row.counter.take(units, now_ms), units))
         return Slot(self, pair, load, taken)
 
@@ -192,7 +193,7 @@ class Capacity:
             if isinstance(row.counter, Slots):
                 wait_ms: int | None = 0 if row.counter.left(now_ms) > 0 else SLOT_WAIT_MS
             else:
-                wait_ms = row.counter.wait_ms(load.of(row.kind), now_ms)
+                wait_ms = row.counter.wait_ms(row.units(load), now_ms)
             if wait_ms is None:
                 return None
             waits_ms.append(wait_ms)

@@ -6,7 +6,7 @@ and the cap is slots times horizon.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,7 @@ from providers.terms import LineKind, Quote, RateKind, RateLimit
 from .order import Candidate, Loss
 
 __all__ = [
+    "UNITS",
     "UNITS_PER_PRICE",
     "Full",
     "Lack",
@@ -42,20 +43,22 @@ class Load:
 
     def of(self, kind: RateKind) -> int:
         """How much of a row of this kind the call uses while it is in its window."""
-        if kind is RateKind.REQUESTS or kind is RateKind.CONCURRENCY:
-            return 1
-        if kind is RateKind.TOKENS:
-            return self.input_tokens + self.output_tokens
-        if kind is RateKind.INPUT_TOKENS:
-            return self.input_tokens
-        if kind is RateKind.UNCACHED_INPUT_TOKENS:
-            return self.input_tokens - self.cached_tokens
-        assert kind is RateKind.OUTPUT_TOKENS, kind
-        return self.output_tokens
+        return UNITS[kind](self)
 
     def over_horizon(self, kind: RateKind) -> int:
         """The same counted over a horizon: calls in flight become busy milliseconds."""
         return self.latency_ms if kind is RateKind.CONCURRENCY else self.of(kind)
+
+
+UNITS: Final[Mapping[RateKind, Callable[[Load], int]]] = {
+    RateKind.REQUESTS: lambda load: 1,
+    RateKind.TOKENS: lambda load: load.input_tokens + load.output_tokens,
+    RateKind.INPUT_TOKENS: lambda load: load.input_tokens,
+    RateKind.UNCACHED_INPUT_TOKENS: lambda load: load.input_tokens - load.cached_tokens,
+    RateKind.OUTPUT_TOKENS: lambda load: load.output_tokens,
+    RateKind.CONCURRENCY: lambda load: 1,
+}
+"""How much of a row of each kind a call uses; looked up once per row where every microsecond counts."""
 
 
 @dataclass(frozen=True, slots=True)
