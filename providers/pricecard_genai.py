@@ -18,7 +18,7 @@ from .terms import PriceStep, Rates
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
 
-__all__ = ["PriceCard", "find_card", "package_version", "priced_models"]
+__all__ = ["DAYS_AHEAD", "PriceCard", "find_card", "package_version", "priced_models"]
 
 NUSD_PER_USD: Final = 1_000_000_000
 DAYS_AHEAD: Final = 4

@@ -137,45 +137,19 @@ class Quoter:
         token_margin: learnt replacements for the offer's. capacity, firm: as in the quote.
         """
         offer = self.offer
-        decline = self._refuses(rfq)
-        if decline is not None:
-            return decline
-        counted = rfq.tokens_by_vocabulary.get(offer.vocabulary)
-        if counted is None:
-            input_tokens = math.ceil(rfq.input_tokens * (token_factor or offer.token_factor))
-            covered = math.ceil(rfq.input_tokens * (token_margin or offer.token_margin))
-        else:
-            input_tokens = counted
-            covered = counted + (counted + 49) // 50  # only the chat template is unknown
-        covered = max(covered, input_tokens)
-        room = min(offer.max_output_tokens, offer.context_tokens - covered)
-        asked = rfq.max_output_tokens
-        max_output = room if asked is None else min(asked, room)
-        wanted = rfq.expected_output_of(offer.model) or DEFAULT_OUTPUT_TOKENS
-        if max_output < 1 or (room < offer.max_output_tokens and max_output < min(wanted, asked or wanted)):
-            return Decline(
-                offer.provider,
-                offer.model,
-                DeclineCode.TOO_LONG,
-                f"{covered} tokens in leave {max(room, 0)} of a context of {offer.context_tokens}",
-            )
-        valid_for_ms = ttl_ms
-        if offer.valid_for_ms is not None:
-            valid_for_ms = min(valid_for_ms, offer.valid_for_ms - age_ms)
-        if cache.read_tokens and cache.left_ms is not None:
-            valid_for_ms = min(valid_for_ms, cache.left_ms)
-        output = min(wanted, max_output)
+        sizes = self._refuses(rfq) or self._sizes(
+            rfq, token_factor or offer.token_factor, token_margin or offer.token_margin
+        )
+        if isinstance(sizes, Decline):
+            return sizes
+        input_tokens, covered, output, max_output = sizes
         rates, worst = self._rates(covered, reduction)
         lines = _lines(rates, input_tokens, output, cache)
         expected_nusd = sum(line.nusd for line in lines)
-        ceiling_nusd = (
-            _up(covered * worst)
-            + self.slack_nusd
-            + _up(max_output * rates.output_nusd_per_mtok)
-            + rates.request_nusd
-        )
-        speed = self.speed
-        median = speed.ttft_ms_p50 + speed.ms_per_output_token_p50 * output
+        ceiling_nusd = _up(covered * worst) + self.slack_nusd
+        ceiling_nusd += _up(max_output * rates.output_nusd_per_mtok) + rates.request_nusd
+        median = self.speed.ttft_ms_p50 + self.speed.ms_per_output_token_p50 * output
+        discounts = self._discounts(rates, expected_nusd, input_tokens, output, covered, cache, reduction)
         return Quote(
             quote_id=self._next_id(),
             rfq_id=rfq.rfq_id,
@@ -192,13 +166,37 @@ class Quoter:
             max_output_tokens=max_output,
             latency_ms=Quantiles(_ms(median), _ms(median * self.late)),
             ttft_ms=self.ttft_ms,
-            valid_for_ms=max(MIN_VALID_MS, valid_for_ms),
-            discounts=tuple(
-                self._discounts(rates, expected_nusd, input_tokens, output, covered, cache, reduction)
-            ),
+            valid_for_ms=self._valid_for_ms(ttl_ms, age_ms, cache),
+            discounts=tuple(discounts),
             tags=offer.tags,
             capacity=capacity,
         )
+
+    def _sizes(self, rfq: RFQ, factor: float, margin: float) -> tuple[int, int, int, int] | Decline:
+        """Tokens in, expected and covered, and tokens out, expected and at most."""
+        offer = self.offer
+        counted = rfq.tokens_by_vocabulary.get(offer.vocabulary)
+        if counted is None:
+            input_tokens = math.ceil(rfq.input_tokens * factor)
+            covered = max(math.ceil(rfq.input_tokens * margin), input_tokens)
+        else:
+            input_tokens = counted
+            covered = counted + (counted + 49) // 50  # only the chat template is unknown
+        room = min(offer.max_output_tokens, offer.context_tokens - covered)
+        asked = rfq.max_output_tokens
+        max_output = room if asked is None else min(asked, room)
+        wanted = rfq.expected_output_of(offer.model) or DEFAULT_OUTPUT_TOKENS
+        if max_output < 1 or (room < offer.max_output_tokens and max_output < min(wanted, asked or wanted)):
+            detail = f"{covered} tokens in leave {max(room, 0)} of a context of {offer.context_tokens}"
+            return Decline(offer.provider, offer.model, DeclineCode.TOO_LONG, detail)
+        return input_tokens, covered, min(wanted, max_output), max_output
+
+    def _valid_for_ms(self, ttl_ms: int, age_ms: int, cache: CacheHope) -> int:
+        if self.offer.valid_for_ms is not None:
+            ttl_ms = min(ttl_ms, self.offer.valid_for_ms - age_ms)
+        if cache.read_tokens and cache.left_ms is not None:
+            ttl_ms = min(ttl_ms, cache.left_ms)
+        return max(MIN_VALID_MS, ttl_ms)
 
     def _refuses(self, rfq: RFQ) -> Decline | None:
         offer = self.offer

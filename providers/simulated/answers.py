@@ -116,7 +116,7 @@ def compose(
     room = max_output_tokens - reasoning
     tool = _wanted_tool(body, draw)
     if tool is not None:
-        arguments = orjson.dumps(example_of(tool.get("parameters") or {})).decode()
+        arguments = orjson.dumps(_example_of(tool.get("parameters") or {})).decode()
         call = {
             "id": f"call_{_digest(seed, name, prompt)[:12]}",
             "type": "function",
@@ -126,7 +126,7 @@ def compose(
         return Answer(message, "tool_calls", reasoning + min(room, 10 + len(arguments) // 4), reasoning)
     schema = _wanted_schema(body)
     if schema is not None:
-        text = orjson.dumps(example_of(schema)).decode()
+        text = orjson.dumps(_example_of(schema)).decode()
         tokens = 1 + len(text) // 4
         if tokens <= room:
             return Answer({"role": "assistant", "content": text}, "stop", reasoning + tokens, reasoning)
@@ -158,7 +158,7 @@ def pieces(message: Mapping[str, Any], count: int) -> Iterator[Mapping[str, Any]
         yield {"content": part}
 
 
-def example_of(schema: Mapping[str, Any], depth: int = 0) -> Any:
+def _example_of(schema: Mapping[str, Any], depth: int = 0) -> Any:
     """A small value that fits a JSON schema's types, enums and required properties."""
     if "const" in schema:
         return schema["const"]
@@ -170,9 +170,9 @@ def example_of(schema: Mapping[str, Any], depth: int = 0) -> Any:
         return None
     if kind == "object":
         properties = schema.get("properties") or {}
-        return {name: example_of(one or {}, depth + 1) for name, one in properties.items()}
+        return {name: _example_of(one or {}, depth + 1) for name, one in properties.items()}
     if kind == "array":
-        return [example_of(schema.get("items") or {}, depth + 1)] * max(1, int(schema.get("minItems", 1)))
+        return [_example_of(schema.get("items") or {}, depth + 1)] * max(1, int(schema.get("minItems", 1)))
     simple = {"integer": 1, "number": 1.5, "boolean": True, "null": None}
     return simple.get(kind, "text") if "minimum" not in schema else schema["minimum"]
 
