@@ -8,7 +8,8 @@
     │   └── ConfigInvalid   ... in a configuration: names file and line
     └── StoreError
         ├── StoreUnavailable  the ledger's store does not answer; nothing was decided
-        └── StoreLocked       another process holds the embedded store; names it
+        ├── StoreLocked       another process holds the embedded store; names it
+        └── HoldResolved      a call was about to begin on a hold that is gone
 
 A reject is a value (:class:`Reject`) inside the house and becomes an exception only at the buyer's door.
 Failures of sellers are :mod:`providers.errors`; a bug is an assertion.
@@ -24,6 +25,7 @@ from typing import Any
 __all__ = [
     "ConfigInvalid",
     "CounterOffer",
+    "HoldResolved",
     "InputInvalid",
     "NegotiatorError",
     "Reject",
@@ -185,3 +187,7 @@ class StoreUnavailable(StoreError):
 
 class StoreLocked(StoreError):
     """Another process holds the embedded store; the message names it."""
+
+
+class HoldResolved(StoreError):
+    """The hold was posted, voided or expired before: no call may begin on it."""

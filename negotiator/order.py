@@ -205,7 +205,11 @@ class Replayed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """How a reservation resolved: what was charged, what went back, what the house bore above the hold."""
+    """How a reservation resolved: what was charged, what went back, what the house bore above the hold.
+
+    already: it had resolved before, as ``state`` says; suspense_nusd: what was billed too late. state IN_DOUBT: the
+    store does not answer; the ledger tells it again later.
+    """
 
     reservation_id: str
     order_id: str
@@ -214,6 +218,7 @@ class Settlement:
     posted_nusd: int
     released_nusd: int
     house_nusd: int = 0
+    suspense_nusd: int = 0
     already: bool = False
 
 

@@ -15,6 +15,7 @@ from typing import Protocol
 from .order import HoldState, Reservation, Settlement
 
 __all__ = [
+    "DEFAULT_ACCOUNT",
     "HOUSE",
     "SUSPENSE",
     "Account",
@@ -31,6 +32,9 @@ __all__ = [
     "Shortfall",
     "Store",
 ]
+
+DEFAULT_ACCOUNT = "default"
+"""The account of callers without a key: it exists, without a limit, unless configured."""
 
 HOUSE = "~house"
 """The account that bears what a seller bills above its ceiling."""
@@ -65,7 +69,7 @@ class Account:
 class Balance:
     """Where an account stands in its current period: posted and pending include all descendants'.
 
-    deposits_nusd raise the budget of an account that has one. period_key: ``total``, ``2026-11-24``, ``2026-11``.
+    deposits_nusd raise the budget of an account that has one, in the period they were made in. period_key: ``total``, ``2026-11-24``, ``2026-11``.
     """
 
     account: Account
@@ -164,19 +168,30 @@ class LedgerStore(Protocol):
         """What became of an order id of the last 24 hours; an id belongs to its account."""
         ...
 
+    async def find_reservation(self, reservation_id: str) -> Reservation | None:
+        """The hold with this id, resolved or not, of the last 24 hours; None = unknown."""
+        ...
+
     async def reserve(self, hold: Hold, now_ms: int) -> Reservation | OrderRecord | Shortfall:
         """Claim the order id and hold the money on the account and all ancestors, or change nothing.
 
-        OrderRecord: the id is taken (by a hold that is pending or resolved with something posted).
+        OrderRecord: the id is taken (by a hold that is pending, in doubt or posted). The same reservation id again
+        answers the same reservation. A caller that is cancelled meanwhile leaves no hold.
         """
         ...
 
     async def begin(self, reservation_id: str, now_ms: int, in_doubt_ms: int) -> None:
-        """A call is about to reach a seller: from here the hold does not expire but becomes in doubt."""
+        """A call is about to reach a seller: from here the hold does not expire but becomes in doubt.
+
+        Again before another attempt. Raises HoldResolved when the hold is no more: the call must not begin.
+        """
         ...
 
     async def relayed(self, reservation_id: str, nusd: int) -> None:
-        """At least so much is owed for what reached the buyer so far: posted if nobody else resolves the hold."""
+        """At least so much is owed for what reached the buyer so far: posted if nobody else resolves the hold.
+
+        The highest counts. Nothing happens to a hold that resolved before.
+        """
         ...
 
     async def post(
@@ -190,12 +205,16 @@ class LedgerStore(Protocol):
     ) -> Settlement:
         """Charge at most the hold and release the rest; ``house_nusd`` is booked to the house.
 
-        A hold that resolved before answers which way (``already``), and what is billed goes to suspense.
+        A hold that resolved before answers which way (``already``), and the part of the bill that nobody has booked
+        yet goes to suspense: the same bill twice counts once. Raises LookupError for an unknown reservation.
         """
         ...
 
     async def void(self, reservation_id: str, now_ms: int, *, note: Note | None = None) -> Settlement:
-        """Release the whole hold and free the order id; a hold that resolved before answers which way."""
+        """Release the whole hold and free the order id; a hold that resolved before answers which way.
+
+        Raises LookupError for an unknown reservation.
+        """
         ...
 
     async def annotate(self, account: str, order_id: str, note: Note, now_ms: int) -> None:
@@ -203,7 +222,10 @@ class LedgerStore(Protocol):
         ...
 
     async def sweep(self, now_ms: int, limit: int = 1000) -> Sequence[Settlement]:
-        """Resolve holds whose time is over: expired if no call had begun, else posted (relayed, else the hold)."""
+        """Resolve holds whose time is over: expired if no call had begun, else posted (relayed, else the hold).
+
+        Also forgets order ids of more than 24 hours.
+        """
         ...
 
     async def audit(self) -> Sequence[str]:
@@ -215,7 +237,11 @@ class LedgerStore(Protocol):
 class LeaseAsk:
     """A worker's wish for a part of a shared limit: up to ``want`` of at most ``amount`` in any ``per_ms``.
 
-    per_ms 0 = concurrency: slots in use at once, held until given back or until the worker's lease ends.
+    A worker's grants add up. What it was granted may be used until the lease ends; the limit counts it until
+    ``per_ms`` after that. key: ``provider:kind`` or ``provider/models:kind``.
+
+    per_ms 0 = concurrency: slots in use at once. Here ``want`` is all the worker needs, those in use included, and the
+    grant replaces its earlier one; slots come back when given back or when the worker's lease ends.
     """
 
     key: str
@@ -247,7 +273,10 @@ class RateStore(Protocol):
         ...
 
     async def correct(self, key: str, remaining: int, now_ms: int) -> None:
-        """The vendor says only so much is left in the current period: no lease grants more."""
+        """The vendor says only so much is left in the current period: no lease grants more.
+
+        The last word of a vendor counts. A key nobody leased from is ignored.
+        """
         ...
 
 

@@ -1,0 +1,58 @@
+"""Orders of the last 24 hours in memory, for a store without a file; :mod:`store_embedded_file` has those on disk."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .store_embedded_entry import Entry
+
+__all__ = ["MemoryOrders"]
+
+MAX_NOTE_BYTES: Final = 64 * 2**20
+"""Answers and histories kept for replay; beyond, the oldest are dropped and their ids stay."""
+
+
+class MemoryOrders:
+    """An index that dies with the process."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, Entry] = {}
+        self._by_order: dict[tuple[str, str], Entry] = {}
+        self._noted: dict[str, int] = {}
+        self._note_bytes = 0
+
+    def get(self, account: str, order_id: str) -> Entry | None:
+        """The newest entry of an order id."""
+        return self._by_order.get((account, order_id))
+
+    def by_reservation(self, reservation_id: str) -> Entry | None:
+        """The entry of a hold."""
+        entry = self._by_key.get(reservation_id)
+        return entry if entry is not None and entry.reservation_id == reservation_id else None
+
+    def put(self, entry: Entry) -> None:
+        """Keep an entry, or what changed in it."""
+        if not entry.kept:
+            entry.kept = True
+            self._by_key[entry.key] = entry
+            self._by_order[entry.account, entry.order_id] = entry
+        size = len(entry.response or b"") + len(entry.history or b"")
+        self._note_bytes += size - self._noted.pop(entry.key, 0)
+        if size:
+            self._noted[entry.key] = size
+        while self._note_bytes > MAX_NOTE_BYTES:
+            oldest = next(iter(self._noted))
+            self._note_bytes -= self._noted.pop(oldest)
+            self._by_key[oldest].response = self._by_key[oldest].history = None
+
+    def prune(self, before_ms: int, limit: int) -> None:
+        """Forget the oldest entries that last changed before ``before_ms``."""
+        for _ in range(min(limit, len(self._by_key))):
+            key = next(iter(self._by_key))
+            entry = self._by_key[key]
+            if entry.changed_ms >= before_ms:
+                break
+            del self._by_key[key]
+            self._note_bytes -= self._noted.pop(key, 0)
+            if self._by_order.get((entry.account, entry.order_id)) is entry:
+                del self._by_order[entry.account, entry.order_id]
