@@ -1,7 +1,8 @@
 """The words of the conversation between the house and its sellers.
 
 RFQ → quotes and declines → ticket → deltas → fill. All are frozen: a message never changes after creation.
-Prices and bills are in :mod:`providers.rates` and belong to these words. Time is integer milliseconds; intervals travel, instants do not.
+Prices and bills are in :mod:`providers.rates` and belong to these words. Time is integer milliseconds; intervals
+travel, instants do not.
 """
 
 from __future__ import annotations
