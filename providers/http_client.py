@@ -111,7 +111,7 @@ class Reply:
         try:
             chunk = await self._response.content.readany()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise fault_in_transport(error, started=True) from error
+            raise _fault_in_transport(error, started=True) from error
         self._read += len(chunk)
         if self._read > MAX_ANSWER_BYTES:
             self.close()
@@ -138,7 +138,7 @@ class Reply:
             self._response.close()
 
 
-def fault_in_transport(error: BaseException, *, started: bool) -> ProviderError:
+def _fault_in_transport(error: BaseException, *, started: bool) -> ProviderError:
     """The failure that a transport error stands for. ``started``: the answer had begun."""
     if isinstance(error, TimeoutError):
         return ProviderTimeout("no answer in time" if not started else "the answer was not complete in time")
@@ -180,7 +180,7 @@ class HttpClient:
                 self._url(path), data=body, headers=headers, timeout=timeout, allow_redirects=False
             )
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise fault_in_transport(error, started=False) from error
+            raise _fault_in_transport(error, started=False) from error
         return Reply(response)
 
     async def get(self, url: str, *, deadline_ms: int) -> Reply:
@@ -189,7 +189,7 @@ class HttpClient:
         try:
             response = await self._open().get(URL(checked_url(url)), timeout=timeout, allow_redirects=False)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise fault_in_transport(error, started=False) from error
+            raise _fault_in_transport(error, started=False) from error
         return Reply(response)
 
     async def aclose(self) -> None:

@@ -1,4 +1,4 @@
-"""Sellers at vendors' HTTP APIs, made from settings: presets for what speaks OpenAI's API, a dialect each for the rest."""
+"""Sellers at vendors' HTTP APIs, made from settings and the vendor's row of ``presets.toml``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import os
 import secrets
 from collections.abc import Mapping
 
+from .anthropic import Anthropic
 from .base import ProviderSettings
 from .clock import Clock
 from .dialect import Dialect
+from .gemini import Gemini
 from .http_client import HttpClient
 from .keys import KeyRing, keys_from_environment
 from .openai_compat import OpenAICompat
@@ -56,4 +58,6 @@ def http_seller(
 
 
 def _dialect(row: Preset) -> Dialect:
-    return OpenAICompat(row)
+    if row.dialect == "anthropic":
+        return Anthropic()
+    return Gemini() if row.dialect == "gemini" else OpenAICompat(row)

@@ -1,4 +1,4 @@
-"""Vendors that speak OpenAI's chat API, as rows of data: where each differs from the original."""
+"""Vendors as rows of data: where to call, which dialect, and where each differs from OpenAI's chat API."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ __all__ = ["PRESET_FILE", "Preset", "load_presets", "preset", "preset_names"]
 
 PRESET_FILE: Final = "presets.toml"
 _AUTH: Final = ("bearer", "api-key")
+_DIALECTS: Final = ("openai", "anthropic", "gemini")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,10 +28,11 @@ class Preset:
 
     name: str
     vendor: str
-    refuses: frozenset[str]
-    tags: frozenset[str]
     source: str
     checked: date
+    dialect: str = "openai"
+    refuses: frozenset[str] = frozenset()
+    tags: frozenset[str] = frozenset()
     base_url: str | None = None
     key_env: str | None = None
     auth: str = "bearer"
@@ -44,13 +46,11 @@ class Preset:
     stream_extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.auth not in _AUTH:
-            raise ValueError(f"preset {self.name}: auth: expected one of {_AUTH}, found {self.auth!r}")
-        if self.limit_headers not in LIMIT_HEADERS:
-            known = ", ".join(LIMIT_HEADERS)
-            raise ValueError(
-                f"preset {self.name}: limit_headers: expected one of {known}, found {self.limit_headers!r}"
-            )
+        for name, known in (("auth", _AUTH), ("dialect", _DIALECTS), ("limit_headers", LIMIT_HEADERS)):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(
+                    f"preset {self.name}: {name}: expected one of {', '.join(known)}, found {value!r}"
+                )
 
 
 def load_presets(text: str) -> dict[str, Preset]:
@@ -62,7 +62,7 @@ def load_presets(text: str) -> dict[str, Preset]:
             raise ValueError(f"preset {name}: expected keys of a preset, found {wrong[0]!r}")
         try:
             presets[name] = Preset(
-                name=name, **(row | {key: frozenset(row[key]) for key in ("refuses", "tags")})
+                name=name, **(row | {key: frozenset(row.get(key, ())) for key in ("refuses", "tags")})
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"preset {name}: {error}") from None

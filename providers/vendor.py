@@ -230,7 +230,7 @@ def marked_messages(body: Mapping[str, Any], marks: int, breakpoints: Sequence[i
 def _counted(last: Delta, seen: Sequence[Mapping[str, Any]], priced: Priced) -> Delta:
     """The last delta with a usage: the vendor's, or one counted from what was relayed."""
     usage, ticket = last.usage, priced.ticket
-    if usage is not None and usage.output_tokens:
+    if usage is not None and (usage.output_tokens or "messages" not in ticket.body):
         return last
     written = MessageBuilder()
     for delta in (*seen, last.delta):
