@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Final
 
 from providers.terms import LineKind, Quote, RateKind, RateLimit
@@ -26,6 +27,7 @@ __all__ = [
     "expected_output",
     "limit_rows",
     "load_of",
+    "per_unit_usd",
 ]
 
 UNITS_PER_PRICE: Final = 1_000_000
@@ -149,3 +151,8 @@ def cached_input(quote: Quote) -> int:
     """The part of the input that is expected from a warm cache, tokens."""
     tokens = sum([line.tokens for line in quote.lines if line.kind is LineKind.CACHE_READ])
     return min(tokens, quote.input_tokens)
+
+
+def per_unit_usd(nusd_per_million: int) -> str:
+    """A shadow price as US dollars per unit, decimal string."""
+    return f"{Decimal(nusd_per_million).scaleb(-15).normalize():f}"
