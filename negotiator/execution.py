@@ -15,7 +15,7 @@ from typing import Protocol
 
 from providers.base import Provider
 from providers.errors import MalformedAnswer, ProviderError, ProviderTimeout, StreamCut
-from providers.terms import NO_TOKENS, Delta, Fill, Quote, Ticket, Usage, price_nusd
+from providers.terms import NO_TOKENS, RFQ, Delta, Fill, Quote, Ticket, Usage, price_nusd
 
 from .errors import StoreError
 from .execution_call import Call
@@ -39,8 +39,8 @@ class Slot(Protocol):
 class House(Protocol):
     """What this room asks of the others, through the engine."""
 
-    def take(self, candidate: Candidate) -> Slot | None:
-        """Room at the candidate's seller, None = it is full."""
+    def take(self, candidate: Candidate, retry: bool) -> Slot | None:
+        """Room at the candidate's seller, None = it is full. ``retry``: another seller failed before."""
 
     async def begin(self) -> None:
         """Make it known that a call has begun: from here the hold is in doubt until it resolves."""
@@ -94,6 +94,7 @@ class Execution:
     def __init__(
         self,
         order: Order,
+        rfq: RFQ,
         assignment: Assignment,
         reservation: Reservation,
         *,
@@ -103,6 +104,7 @@ class Execution:
         attempts: int = 3,
     ) -> None:
         self._order = order
+        self._rfq = rfq
         self._assignment = assignment
         self._reservation = reservation
         self._sellers = sellers
@@ -142,7 +144,7 @@ class Execution:
                 break
             if not self._may_start(candidate):
                 continue
-            slot = self._house.take(candidate)
+            slot = self._house.take(candidate, retry=bool(self._attempts))
             if slot is None:
                 self._cause = self._cause or "full"
                 self._note(candidate, "Full", 0, 0)
@@ -227,6 +229,8 @@ class Execution:
             max_output_tokens=candidate.max_output_tokens,
             deadline_ms=left_ms,
             stream=self._order.stream,
+            prefix=self._rfq.prefix,
+            answer_key=self._rfq.answer_key,
         )
         patience_ms = self._house.abandon_after_ms(candidate) if left_ms is None else left_ms
         return Call(candidate, ticket, left_ms, patience_ms)

@@ -16,7 +16,7 @@ from .errors import Reject, RejectCode
 from .order import Order
 from .wire import Terms
 
-__all__ = ["DEFAULT_ACCOUNT", "capabilities_of", "prompt_text", "to_order"]
+__all__ = ["DEFAULT_ACCOUNT", "capabilities_of", "parameters_of", "prompt_text", "to_order"]
 
 DEFAULT_ACCOUNT: Final = "default"
 MAX_MESSAGES: Final = 10_000
@@ -95,6 +95,24 @@ def capabilities_of(body: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(needs)
 
 
+def parameters_of(body: Mapping[str, Any]) -> frozenset[str]:
+    """Names of what the body asks for beyond messages, tools and length: a seller may not know how to do it."""
+    return frozenset(name for name, value in body.items() if value is not None) - _EVERYBODY_KNOWS
+
+
+_EVERYBODY_KNOWS = frozenset(
+    {
+        "max_completion_tokens",
+        "max_tokens",
+        "messages",
+        "model",
+        "n",
+        "response_format",
+        "stream",
+        "stream_options",
+        "tools",
+    }
+)
 _PART_NEEDS = {"image_url": "vision", "input_audio": "audio", "file": "files"}
 
 

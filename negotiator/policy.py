@@ -10,17 +10,25 @@ from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
-from providers.terms import TOKENS_PER_RATE, Decline, DeclineCode, Quote
+from providers.terms import TOKENS_PER_RATE, Decline, DeclineCode, Quote, Target
 
 from .errors import Reject, RejectCode
 from .money import format_usd
 from .order import Candidate, Loss, Miss, Order, QualityEstimate
 
-__all__ = ["POLICIES", "consider", "matches_any", "rank", "refuse", "trusted_quality"]
+__all__ = ["POLICIES", "consider", "matches_any", "rank", "refuse", "targets", "trusted_quality"]
 
 RETRY_AFTER_MS: Final = 1_000
 """When a buyer may ask again after all sellers were silent or busy."""
 
+NEAR: Final = 2
+"""A quote that misses price or time by at most this factor is worth a second round."""
+
+TARGET_SHARE: Final = (6, 10)
+"""What a second round asks a seller to come down to when no competitor sets the price to beat."""
+
+_MONEY: Final = frozenset({"budget_usd", "value_usd"})
+_NEGOTIABLE: Final = _MONEY | {"deadline_ms"}
 _CODES: Final = (
     (RejectCode.BUDGET_TOO_LOW, ("budget_usd", "value_usd")),
     (RejectCode.QUALITY_UNREACHABLE, ("min_quality",)),
@@ -162,6 +170,42 @@ def rank(order: Order, candidates: Iterable[Candidate]) -> list[Candidate]:
     key = POLICIES[order.policy]
     eligible = [candidate for candidate in candidates if candidate.eligible]
     return sorted(eligible, key=lambda c: (*key(c), c.quote.key, c.quote.tier))
+
+
+def targets(order: Order, candidates: Sequence[Candidate]) -> dict[str, Target]:
+    """What a second round asks of sellers that miss price or time by little, and nothing else; by seller.
+
+    The price to beat is the best eligible competitor's, else a fixed share of the seller's own: never the budget.
+    """
+    best_nusd = min((c.ceiling_nusd for c in candidates if c.eligible), default=None)
+    asked: dict[str, Target] = {}
+    for candidate in candidates:
+        quote, terms = candidate.quote, {miss.term for miss in candidate.misses}
+        if not terms or not terms <= _NEGOTIABLE:
+            continue
+        price = latency = None
+        if terms & _MONEY:
+            if order.limit_nusd is None or candidate.ceiling_nusd > NEAR * order.limit_nusd:
+                continue
+            own_nusd = candidate.ceiling_nusd * TARGET_SHARE[0] // TARGET_SHARE[1]
+            price = own_nusd if best_nusd is None else min(own_nusd, best_nusd)
+        if "deadline_ms" in terms:
+            if order.deadline_ms is None or quote.latency_ms.p95 > NEAR * order.deadline_ms:
+                continue
+            latency = order.deadline_ms
+        known = asked.get(quote.provider)
+        asked[quote.provider] = (
+            _lower(known, Target(nusd=price, latency_ms=latency))
+            if known
+            else Target(nusd=price, latency_ms=latency)
+        )
+    return asked
+
+
+def _lower(one: Target, other: Target) -> Target:
+    prices = [target.nusd for target in (one, other) if target.nusd is not None]
+    times = [target.latency_ms for target in (one, other) if target.latency_ms is not None]
+    return Target(nusd=min(prices, default=None), latency_ms=min(times, default=None))
 
 
 def refuse(order: Order, candidates: Sequence[Candidate], declines: Sequence[Decline] = ()) -> Reject:

@@ -1,31 +1,34 @@
-"""What is kept of an order: its history as JSON, and its answer for when the same id comes again."""
+"""What is kept of an order: its history, small enough to write with every order, and its answer for a replay.
+
+Quotes are kept as rows of plain numbers and only become words and dollars when somebody reads them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
-import orjson
-
-from providers.terms import Usage
+from providers.terms import DeclineCode, Usage
 
 from .errors import Reject
-from .order import Assignment, Attempt, Book, Candidate, Completion, Order, QualityEstimate, Settlement
-from .wire_out import attempt_out, candidate_out, instant_out, loss_out, reject_out, settlement_out
+from .money import format_usd
+from .order import Assignment, Attempt, Book, Candidate, Completion, Loss, Order, QualityEstimate
+from .wire_out import attempt_out, instant_out, loss_out, reject_out
 
-__all__ = ["completion_from", "completion_kept", "history"]
+__all__ = ["completion_from", "completion_kept", "history_kept", "history_out"]
 
-MAX_QUOTES_KEPT = 100
+MAX_ROWS: Final = 100
+"""Quotes, and declines, kept of each round."""
 
 
-def completion_kept(completion: Completion) -> bytes:
+def completion_kept(completion: Completion) -> dict[str, Any]:
     """The answer as it is kept for a replay."""
-    return orjson.dumps(completion, default=dict)
+    return {"completion": completion}
 
 
-def completion_from(kept: bytes | Mapping[str, Any], *, replayed: bool) -> Completion:
+def completion_from(kept: Mapping[str, Any], *, replayed: bool) -> Completion:
     """A kept answer, marked as replayed or not."""
-    values = dict(orjson.loads(kept) if isinstance(kept, bytes) else kept)
+    values = dict(kept["completion"])
     values["usage"] = Usage(**values["usage"])
     values["quality"] = QualityEstimate(**values["quality"])
     values["attempts"] = tuple(Attempt(**attempt) for attempt in values["attempts"])
@@ -33,58 +36,120 @@ def completion_from(kept: bytes | Mapping[str, Any], *, replayed: bool) -> Compl
     return Completion(**values)
 
 
-def history(
+def history_kept(
     order: Order,
     *,
     state: str,
     received_ms: int,
     rounds: Sequence[Book] = (),
     assignment: Assignment | None = None,
-    losses: Mapping[str, str] | None = None,
     attempts: Sequence[Attempt] = (),
-    settlement: Settlement | None = None,
+    billed_nusd: int = 0,
+    house_nusd: int = 0,
     reject: Reject | None = None,
 ) -> dict[str, Any]:
-    """All that happened to an order, as plain values: rounds, quotes with why each lost, attempts, settlement."""
+    """The history of an order: each round's quotes with why they lost, the award, attempts, what was billed."""
+    award = assignment.award.quote.quote_id if assignment is not None else ""
     return {
         "order_id": order.order_id,
         "account": order.account,
         "state": state,
-        "received_at": instant_out(received_ms),
+        "received_ms": received_ms,
         "policy": order.policy,
         "task": order.task,
-        "rounds": [_round(book, assignment, losses or {}) for book in rounds],
-        "award": assignment.award.quote.quote_id if assignment is not None else None,
+        "rounds": [
+            [
+                book.rfq_id,
+                [_row(candidate, award) for candidate in book.candidates[:MAX_ROWS]],
+                [[d.provider, d.model, int(d.code), d.detail] for d in book.declines[:MAX_ROWS]],
+            ]
+            for book in rounds
+        ],
+        "award": award,
         "runners_up": [c.quote.quote_id for c in assignment.runners_up] if assignment is not None else [],
-        "attempts": [attempt_out(attempt) for attempt in attempts],
-        "settlement": settlement_out(settlement) if settlement is not None else None,
+        "hold_nusd": assignment.hold_nusd if assignment is not None else 0,
+        "attempts": attempts,
+        "billed_nusd": billed_nusd,
+        "house_nusd": house_nusd,
         "reject": reject_out(reject) if reject is not None else None,
     }
 
 
-def _round(book: Book, assignment: Assignment | None, losses: Mapping[str, str]) -> dict[str, Any]:
-    award = assignment.award.quote.quote_id if assignment is not None else None
+def history_out(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A kept history as buyers read it."""
+    award = values["award"]
     return {
-        "rfq_id": book.rfq_id,
-        "quotes": [
-            {**candidate_out(c), "won": c.quote.quote_id == award, "loss": _loss(c, award, losses)}
-            for c in book.candidates[:MAX_QUOTES_KEPT]
-        ],
+        "order_id": values["order_id"],
+        "account": values["account"],
+        "state": values["state"],
+        "received_at": instant_out(values["received_ms"]),
+        "policy": values["policy"],
+        "task": values["task"],
+        "rounds": [_round_out(one[0], one[1], one[2], award) for one in values["rounds"]],
+        "award": award or None,
+        "runners_up": values["runners_up"],
+        "attempts": [attempt_out(a if isinstance(a, Attempt) else Attempt(**a)) for a in values["attempts"]],
+        "settlement": {
+            "hold_usd": format_usd(values["hold_nusd"]),
+            "posted_usd": format_usd(values["billed_nusd"]),
+            "released_usd": format_usd(values["hold_nusd"] - values["billed_nusd"]),
+            "house_usd": format_usd(values["house_nusd"]),
+        }
+        if award
+        else None,
+        "reject": values["reject"],
+    }
+
+
+def _row(candidate: Candidate, award: str) -> list[Any]:
+    quote = candidate.quote
+    loss = 0
+    if quote.quote_id != award:
+        loss = int(candidate.misses[0].loss) if candidate.misses else int(Loss.PRICIER)
+    return [
+        quote.quote_id,
+        quote.provider,
+        quote.model,
+        quote.tier,
+        candidate.expected_nusd,
+        candidate.ceiling_nusd,
+        quote.latency_ms.p95,
+        round(candidate.estimate.mean, 4),
+        loss,
+        [[d.kind, d.saves_nusd, d.basis] for d in quote.discounts],
+    ]
+
+
+def _round_out(rfq_id: str, quotes: list[list[Any]], declines: list[list[Any]], award: str) -> dict[str, Any]:
+    return {
+        "rfq_id": rfq_id,
+        "quotes": [_quote_out(row, award) for row in quotes],
         "declines": [
             {
-                "provider": d.provider,
-                "model": d.model,
-                "code": f"D{d.code.value} {d.code.name}",
-                "detail": d.detail,
+                "provider": provider,
+                "model": model,
+                "code": f"D{code} {DeclineCode(code).name}",
+                "detail": detail,
             }
-            for d in book.declines[:MAX_QUOTES_KEPT]
+            for provider, model, code, detail in declines
         ],
     }
 
 
-def _loss(candidate: Candidate, award: str | None, losses: Mapping[str, str]) -> str | None:
-    if candidate.misses:
-        return loss_out(candidate.misses[0].loss)
-    if candidate.quote.quote_id == award:
-        return None
-    return losses.get(candidate.quote.quote_id, "L1 PRICIER")
+def _quote_out(row: list[Any], award: str) -> dict[str, Any]:
+    quote_id, provider, model, tier, expected, ceiling, p95, quality, loss, discounts = row
+    return {
+        "quote_id": quote_id,
+        "provider": provider,
+        "model": model,
+        "tier": tier,
+        "expected_usd": format_usd(expected),
+        "ceiling_usd": format_usd(ceiling),
+        "latency_ms_p95": p95,
+        "quality": quality,
+        "discounts": [
+            {"kind": kind, "saves_usd": format_usd(saves), "basis": basis} for kind, saves, basis in discounts
+        ],
+        "won": quote_id == award,
+        "loss": loss_out(Loss(loss)) if loss else None,
+    }

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from providers.terms import RFQ
+
 from .errors import Reject, RejectCode
 from .order import Book, Candidate, Order
 
@@ -24,6 +26,7 @@ class _Shown:
     digests: Mapping[str, str]
     candidate: Candidate
     book: Book
+    rfq: RFQ
 
 
 class Shelf:
@@ -33,16 +36,16 @@ class Shelf:
         self._shown: OrderedDict[str, _Shown] = OrderedDict()
         self._max_quotes = max_quotes
 
-    def put(self, order: Order, book: Book) -> None:
+    def put(self, order: Order, book: Book, rfq: RFQ) -> None:
         """Remember all quotes of a book."""
         digests = _content(order)
         for candidate in book.candidates:
-            self._shown[candidate.quote.quote_id] = _Shown(order.account, digests, candidate, book)
+            self._shown[candidate.quote.quote_id] = _Shown(order.account, digests, candidate, book, rfq)
         while len(self._shown) > self._max_quotes:
             self._shown.popitem(last=False)
 
-    def take(self, quote_id: str, order: Order, now_ms: int) -> tuple[Candidate, Book] | Reject:
-        """The quote and its book if it was shown to this account for this content and still holds."""
+    def take(self, quote_id: str, order: Order, now_ms: int) -> tuple[Candidate, Book, RFQ] | Reject:
+        """The quote, its book and its RFQ if it was shown to this account for this content and still holds."""
         shown = self._shown.get(quote_id)
         if shown is None or shown.account != order.account:
             return Reject(
@@ -63,7 +66,7 @@ class Shelf:
                 message=f"the quote expired {late_ms} ms ago: ask for a new one",
                 facts={"expired_ms_ago": late_ms},
             )
-        return shown.candidate, shown.book
+        return shown.candidate, shown.book, shown.rfq
 
 
 def _content(order: Order) -> dict[str, str]:

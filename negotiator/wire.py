@@ -27,6 +27,7 @@ __all__ = [
     "Tier",
     "Usd",
     "describe_invalid",
+    "options_from",
     "terms_from",
 ]
 
@@ -133,6 +134,14 @@ def describe_invalid(error: ValidationError) -> str:
             else f"{where}: {message}, found {_short(first['input'])}"
         )
     return text + (f" (and {more} more)" if more else "")
+
+
+def options_from(values: dict[str, Any]) -> PlanOptions:
+    """Plan options from loose values; raises :class:`InputInvalid` with one sentence."""
+    try:
+        return PlanOptions.model_validate(values)
+    except ValidationError as error:
+        raise InputInvalid(f"options: {describe_invalid(error)}") from None
 
 
 def terms_from(values: dict[str, Any], where: str = "terms") -> Terms:

@@ -12,11 +12,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .rows import NEVER, Floats, Ints, Rows
+from .problem import Problem
+from .rows import NEVER, Floats, Ints, Passes, Rows, compile_rows
 
-__all__ = ["fill", "fitting"]
+__all__ = ["cheapest_first", "fill", "fitting"]
 
 SMALLEST, LARGEST = 32, 8192  # requests per chunk
+
+
+def cheapest_first(problem: Problem) -> npt.NDArray[np.int32]:
+    """int32[n]: each request in turn takes its cheapest column that still fits every row, -1 = none does."""
+    rows = compile_rows(problem, Passes(1))
+    choice = np.full(rows.n, -1, np.int32)
+    fill(rows, choice, np.flatnonzero(rows.alive), rows.room)
+    return choice
 
 
 def fitting(rows: Rows, i: Ints, left: Floats) -> npt.NDArray[np.bool_]:

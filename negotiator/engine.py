@@ -1,0 +1,327 @@
+"""The market in one process: the corridor between the rooms, and the only module that knows them all.
+
+``submit`` names the rooms an order passes, in order: intake, desk, policy, clearing, ledger; what follows
+(execution and settlement) is the :class:`negotiator.engine_delivery.Delivery` it returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import orjson
+
+from providers.base import Provider
+from providers.clock import Clock, SystemClock
+
+from .config import Config, load_config
+from .engine_book import Job, ask, shown
+from .engine_delivery import Check, Delivery
+from .engine_rooms import Rooms, build_rooms, build_sellers, configured_accounts
+from .errors import InputInvalid, Reject, RejectCode, Rejected, StoreUnavailable
+from .events import Event
+from .intake import DEFAULT_ACCOUNT, prompt_text, to_order
+from .order import Assignment, Book, Candidate, Chunk, Completion, Order, Replayed
+from .record import completion_from, history_out
+from .store import Store
+from .store_open import open_store
+from .wire import Terms, options_from
+
+if TYPE_CHECKING:
+    from .planning import PlannedBatch
+
+__all__ = ["Engine"]
+
+SWEEP_EVERY_S: Final = 5.0
+RECENT_ORDERS: Final = 5_000
+"""Orders whose prompts stay in memory for a while, so that they can be escalated and judged."""
+
+
+class Engine:
+    """A market in this process. ``async with Engine.open("negotiator.toml") as market: ...``
+
+    Without a configuration it trades with simulated sellers on a ledger in memory.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Clock | None = None,
+        sellers: Sequence[Provider] | None = None,
+        store: Store | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.config = config
+        self._clock = clock or SystemClock()
+        self._given_sellers = sellers
+        self._given_store = store
+        self._seed = seed
+        self._rooms: Rooms | None = None
+        self._recent: OrderedDict[str, Job] = OrderedDict()
+        self._background: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    def open(cls, config: str | Path | Config | None = None, **given: Any) -> Self:
+        """A market from a configuration file (None: defaults); enter it to start. Raises ConfigInvalid."""
+        return cls(config if isinstance(config, Config) else load_config(config), **given)
+
+    async def __aenter__(self) -> Self:
+        store = self._given_store or await open_store(
+            self.config.store.url or "embedded://", durability=self.config.store.durability, clock=self._clock
+        )
+        sellers, simulated = self._given_sellers, False
+        if sellers is None:
+            sellers, simulated = build_sellers(self.config, self._clock, self._seed)
+        worker = uuid.uuid4().hex[:12]
+        self._rooms = rooms = build_rooms(
+            self.config, store, sellers, self._clock, worker=worker, simulated=simulated
+        )
+        for account in configured_accounts(self.config):
+            await store.put_account(account)
+        await rooms.ledger.sweep()  # starting is recovering: whatever a dead process left is resolved first
+        self._spawn(self._sweep_for_ever(rooms))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        rooms, self._rooms = self.rooms, None
+        for seller in rooms.sellers.values():
+            await seller.aclose()
+        if self._given_store is None:
+            await rooms.store.aclose()
+
+    @property
+    def rooms(self) -> Rooms:
+        """The rooms of the open market."""
+        assert self._rooms is not None, "the market is not open: use `async with Engine.open(...)`"
+        return self._rooms
+
+    # What buyers do.
+
+    async def quote(
+        self, messages: str | Sequence[Mapping[str, Any]], *, terms: Terms | None = None, **body: Any
+    ) -> Book:
+        """What every seller would do it for, judged against the terms; nothing is held or spent."""
+        order = await self.order_for({"messages": _messages(messages), **body}, terms)
+        return await self.book(order)
+
+    async def complete(
+        self,
+        messages: str | Sequence[Mapping[str, Any]],
+        *,
+        terms: Terms | None = None,
+        quote_id: str | None = None,
+        check: Check | None = None,
+        **body: Any,
+    ) -> Completion:
+        """The answer, bought. Raises Rejected. ``check`` judges a cheap answer of policy ``two_tier``."""
+        order = await self.order_for({"messages": _messages(messages), **body}, terms)
+        return await self.buy(order, quote_id=quote_id, check=check)
+
+    async def stream(
+        self,
+        messages: str | Sequence[Mapping[str, Any]],
+        *,
+        terms: Terms | None = None,
+        quote_id: str | None = None,
+        **body: Any,
+    ) -> AsyncGenerator[Chunk]:
+        """The answer as it comes; the last chunk has the completion. Raises Rejected; closing it hangs up."""
+        order = await self.order_for({"messages": _messages(messages), **body}, terms, stream=True)
+        delivery = await self.submit(order, quote_id=quote_id)
+        if isinstance(delivery, Completion):
+            yield Chunk(delta=delivery.message, finish_reason=delivery.finish_reason, completion=delivery)
+            return
+        async with aclosing(delivery.chunks()) as chunks:
+            async for chunk in chunks:
+                yield chunk
+        if delivery.job.reject is not None:
+            raise Rejected(delivery.job.reject)
+
+    async def feedback(self, order_id: str, score: float, *, source: str = "buyer") -> None:
+        """How good an answer was, 0 to 1: teaches the quality room. Raises InputInvalid for an unknown order."""
+        job = self._recent.get(order_id)
+        if job is None or job.completion is None:
+            raise InputInvalid(f"order_id: expected an order served lately, found {order_id!r}")
+        done = job.completion
+        self.rooms.quality.learn(
+            f"{done.provider}/{done.model}", job.order.task, score, text=prompt_text(job.order.body)
+        )
+
+    async def escalate(self, order_id: str) -> Completion:
+        """Run an order again on a better model, under the same terms and what is left of its budget."""
+        job = self._recent.get(order_id)
+        if job is None or job.completion is None:
+            raise InputInvalid(f"order_id: expected an order served lately, found {order_id!r}")
+        await self.feedback(order_id, 0.0, source="escalation")
+        return await self.buy(_escalated(job.order, job.completion))
+
+    async def history(self, order_id: str, account: str = DEFAULT_ACCOUNT) -> dict[str, Any] | None:
+        """State and history of an order of this account, None = unknown."""
+        job = self._recent.get(order_id)
+        if job is not None and job.order.account == account and job.completion is None:
+            return history_out(job.history())
+        record = await self.rooms.ledger.record(account, order_id)
+        return history_out(orjson.loads(record.history)) if record is not None and record.history else None
+
+    async def plan(self, lines: Iterable[Any], **options: Any) -> PlannedBatch:
+        """The cheapest feasible plan of a batch, with its proof; nothing is held or spent.
+
+        lines: dicts or JSON texts in OpenAI's batch format. options: as in :class:`negotiator.wire.PlanOptions`.
+        """
+        from .planning import plan_requests
+
+        return await plan_requests(self, lines, options_from(options))
+
+    # The path of an order.
+
+    async def order_for(
+        self,
+        body: Mapping[str, Any],
+        terms: Terms | None = None,
+        *,
+        account: str = DEFAULT_ACCOUNT,
+        stream: bool = False,
+    ) -> Order:
+        """Room 1, intake. Raises Rejected (INVALID)."""
+        owner = (terms.account if terms is not None else None) or account
+        order = to_order(
+            body,
+            terms,
+            profiles=self.config.profiles,
+            account=account,
+            default_budget_nusd=await self.rooms.ledger.default_budget_nusd(owner),
+            stream=stream,
+        )
+        if isinstance(order, Reject):
+            raise Rejected(order)
+        return order
+
+    async def submit(
+        self, order: Order, *, quote_id: str | None = None, check: Check | None = None
+    ) -> Delivery | Completion:
+        """Let an order in: desk, policy, clearing, ledger. Raises Rejected; a Completion is a replayed answer."""
+        rooms, job = self.rooms, Job(order, self._clock.now_ms())
+        seen = await rooms.ledger.lookup(order)
+        if isinstance(seen, Replayed):
+            return completion_from(seen.response, replayed=True)
+        if isinstance(seen, Reject):
+            raise self._refused(job, seen)
+        book = await ask(rooms, job) if quote_id is None else shown(rooms, job, quote_id)
+        if book.reject is not None:
+            raise self._refused(job, book.reject)
+        choice = self._clear(order, book.eligible)
+        if isinstance(choice, Reject):
+            raise self._refused(job, choice)
+        held = await rooms.ledger.reserve(order, choice)
+        if isinstance(held, Reject) and held.code is RejectCode.FUNDS_INSUFFICIENT:
+            choice = self._affordable(order, book, held) or choice
+            held = await rooms.ledger.reserve(
+                order, choice
+            )  # once more, without what the account cannot hold
+        if isinstance(held, Replayed):
+            return completion_from(held.response, replayed=True)
+        if isinstance(held, Reject):
+            raise self._refused(job, held)
+        job.assignment, job.state = choice, "RESERVED"
+        self._remember(job)
+        return Delivery(rooms, job, choice, held, check)
+
+    async def buy(
+        self, order: Order, *, quote_id: str | None = None, check: Check | None = None
+    ) -> Completion:
+        """Submit an order and wait for its whole answer. Raises Rejected."""
+        delivery = await self.submit(order, quote_id=quote_id, check=check)
+        if isinstance(delivery, Completion):
+            return delivery
+        async with aclosing(delivery.chunks()) as chunks:
+            async for _ in chunks:
+                pass
+        if delivery.job.completion is None:
+            assert delivery.job.reject is not None
+            raise Rejected(delivery.job.reject)
+        return delivery.job.completion
+
+    async def book(self, order: Order) -> Book:
+        """Rooms 2 and 3: quotes of all sellers as candidates, kept for whoever comes back with a quote's id."""
+        job = Job(order, self._clock.now_ms())
+        book = await ask(self.rooms, job)
+        assert job.rfq is not None
+        self.rooms.shelf.put(order, book, job.rfq)
+        return book
+
+    def _clear(self, order: Order, eligible: Sequence[Candidate]) -> Assignment | Reject:
+        rooms = self.rooms
+        kept = rooms.affinity.keep(order, eligible, rooms.clearing.bid_nusd)
+        return rooms.clearing.choose(order, eligible, rooms.capacity, kept=kept.candidate)
+
+    def _affordable(self, order: Order, book: Book, refused: Reject) -> Assignment | None:
+        """The choice among candidates that what is available can hold, None = there is none."""
+        available_nusd = refused.facts.get("available_nusd")
+        if available_nusd is None:
+            return None
+        fitting = [candidate for candidate in book.eligible if candidate.ceiling_nusd <= available_nusd]
+        choice = self._clear(order, fitting) if fitting else None
+        return choice if isinstance(choice, Assignment) else None
+
+    # Housekeeping.
+
+    def _refused(self, job: Job, reject: Reject) -> Rejected:
+        job.reject, job.state = reject, "REJECTED"
+        self._remember(job)
+        facts = {"order_id": job.order.order_id, "account": job.order.account, "reject": reject.code.name}
+        self.rooms.bus.emit(Event("order.rejected", self._clock.now_ms(), facts))
+        return Rejected(reject)
+
+    def _remember(self, job: Job) -> None:
+        self._recent[job.order.order_id] = job
+        if len(self._recent) > RECENT_ORDERS:
+            self._recent.popitem(last=False)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _sweep_for_ever(self, rooms: Rooms) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            try:
+                await rooms.ledger.sweep()
+            except StoreUnavailable:
+                continue  # the store says so itself; the next sweep catches up
+
+
+def _messages(messages: str | Sequence[Mapping[str, Any]]) -> list[Any]:
+    return [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+
+
+def _escalated(order: Order, done: Completion) -> Order:
+    """The order again: a better model than the one that failed, on what is left of the budget."""
+    key = f"{done.provider}/{done.model}"
+    floor = max(order.min_quality, min(1.0, done.quality.mean + 1e-6))
+    return replace(
+        order,
+        order_id=f"{order.order_id}+",
+        keep_answer=False,
+        min_quality=floor,
+        exclude=(*order.exclude, key),
+        budget_nusd=_left(order.budget_nusd, done.cost_nusd),
+        value_nusd=_left(order.value_nusd, done.cost_nusd),
+    )
+
+
+def _left(nusd: int | None, spent_nusd: int) -> int | None:
+    return None if nusd is None else max(0, nusd - spent_nusd)

@@ -1,0 +1,174 @@
+"""Rooms 2 and 3 for one order: ask the sellers, judge what they say, ask once more where little is missing."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from providers.terms import RFQ, Decline, Quote
+from providers.tokens import read_chat
+
+from .counter_offers import counter_offers
+from .engine_rooms import Rooms
+from .errors import Reject
+from .intake import capabilities_of, parameters_of, prompt_text
+from .order import Assignment, Attempt, Book, Candidate, Completion, Order, QualityEstimate, Settlement
+from .policy import consider, rank, refuse, targets
+from .quality import Estimate
+from .record import history_kept
+
+__all__ = ["Job", "ask", "judged", "shown"]
+
+
+@dataclass(slots=True)
+class Job:
+    """What an order has come to so far; its parts are frozen, this is the list of them."""
+
+    order: Order
+    received_ms: int
+    rfq: RFQ | None = None
+    rounds: list[Book] = field(default_factory=list)
+    assignment: Assignment | None = None
+    completion: Completion | None = None
+    settlement: Settlement | None = None
+    reject: Reject | None = None
+    state: str = "RECEIVED"
+
+    def history(
+        self, attempts: Sequence[Attempt] = (), billed_nusd: int = 0, house_nusd: int = 0
+    ) -> dict[str, Any]:
+        """The record of it, as it is kept."""
+        return history_kept(
+            self.order,
+            state=self.state,
+            received_ms=self.received_ms,
+            rounds=self.rounds,
+            assignment=self.assignment,
+            attempts=attempts,
+            billed_nusd=billed_nusd,
+            house_nusd=house_nusd,
+            reject=self.reject,
+        )
+
+
+async def ask(rooms: Rooms, job: Job) -> Book:
+    """Quotes of all sellers as candidates; a second round where a seller misses a term by little."""
+    order, text = job.order, prompt_text(job.order.body)
+    estimate = rooms.quality.estimate(text, rooms.models, task=order.task)
+    job.rfq = rfq = _rfq(rooms, order, estimate)
+    answers = await rooms.desk.ask(rfq)
+    book = _judge(rooms, order, rfq, estimate, answers.quotes, answers.declines)
+    job.rounds.append(book)
+    wanted = targets(order, book.candidates) if order.rounds else {}
+    if wanted:
+        answers = answers.renewed(await rooms.desk.ask_again(rfq, wanted))
+        book = _judge(rooms, order, rfq, estimate, answers.quotes, answers.declines)
+        job.rounds.append(book)
+    return book
+
+
+def shown(rooms: Rooms, job: Job, quote_id: str) -> Book:
+    """The book of a quote that this buyer was shown, that quote first; its reject says why it cannot be had."""
+    order, now_ms = job.order, rooms.clock.now_ms()
+    found = rooms.shelf.take(quote_id, order, now_ms)
+    if isinstance(found, Reject):
+        return Book(rfq_id="", candidates=(), reject=found)
+    wanted, book, job.rfq = found
+    others = [c for c in book.candidates if c is not wanted and c.valid_until_ms > now_ms]
+    first, *rest = (_again(order, candidate) for candidate in (wanted, *others))
+    if not first.eligible:
+        reject = refuse(order, [first]).with_counter_offers(counter_offers(order, [first, *rest], now_ms))
+        return Book(rfq_id=book.rfq_id, candidates=(first, *rest), reject=reject)
+    taken = Book(rfq_id=book.rfq_id, candidates=(first, *rank(order, rest)))
+    job.rounds.append(taken)
+    return taken
+
+
+def _rfq(rooms: Rooms, order: Order, estimate: Estimate) -> RFQ:
+    weighed = read_chat(order.body, key=rooms.tenant_key(order.account), vocabularies=rooms.vocabularies)
+    tokens = estimate.output_tokens.tolist()
+    return RFQ(
+        rfq_id=f"rfq_{uuid.uuid4().hex[:16]}",
+        input_tokens=weighed.input_tokens,
+        max_output_tokens=order.max_output_tokens,
+        expected_output_tokens=sorted(tokens)[len(tokens) // 2] if tokens else 0,
+        output_tokens_by_model=dict(zip(rooms.models, tokens, strict=True)),
+        tokens_by_vocabulary=weighed.by_vocabulary,
+        prefix=weighed.prefix,
+        capabilities=capabilities_of(order.body),
+        tiers=order.tiers,
+        models=None if order.named is None else frozenset((order.named,)),
+        answer_within_ms=rooms.config.market.rfq_timeout_ms,
+        parameters=parameters_of(order.body),
+    )
+
+
+def _judge(
+    rooms: Rooms,
+    order: Order,
+    rfq: RFQ,
+    estimate: Estimate,
+    quotes: Sequence[Quote],
+    declines: Sequence[Decline],
+) -> Book:
+    now_ms = rooms.clock.now_ms()
+    beliefs = _beliefs(rooms, order, estimate, quotes)
+    candidates = [
+        consider(
+            order,
+            quote,
+            beliefs[quote.model],
+            now_ms=now_ms,
+            probe=rooms.capacity.may_probe(quote.provider, quote.model),
+        )
+        for quote in quotes
+        if rfq.models is None or quote.model in rfq.models or quote.key in rfq.models
+    ]
+    ranked = rank(order, candidates)
+    if ranked:
+        rest = _by_price(candidate for candidate in candidates if not candidate.eligible)
+        return Book(rfq_id=rfq.rfq_id, candidates=(*ranked, *rest), declines=tuple(declines))
+    reject = refuse(order, candidates, declines).with_counter_offers(
+        counter_offers(order, candidates, now_ms)
+    )
+    return Book(rfq_id=rfq.rfq_id, candidates=_by_price(candidates), declines=tuple(declines), reject=reject)
+
+
+def _beliefs(
+    rooms: Rooms, order: Order, estimate: Estimate, quotes: Sequence[Quote]
+) -> dict[str, QualityEstimate]:
+    """What is believed of each quoted model; models nobody lists (remote sellers') are estimated apart."""
+    known = _rows(rooms.models, estimate)
+    strange = tuple({quote.model for quote in quotes} - known.keys())
+    if strange:
+        text = prompt_text(order.body)
+        known |= _rows(strange, rooms.quality.estimate(text, strange, task=order.task))
+    return known
+
+
+def _rows(models: Sequence[str], estimate: Estimate) -> dict[str, QualityEstimate]:
+    columns = (
+        estimate.mean.tolist(),
+        estimate.sd.tolist(),
+        estimate.observations.tolist(),
+        estimate.output_tokens.tolist(),
+        estimate.output_tokens_p95.tolist(),
+    )
+    return {model: QualityEstimate(*row) for model, *row in zip(models, *columns, strict=True)}
+
+
+def _again(order: Order, shown: Candidate) -> Candidate:
+    """A candidate judged against the order's terms of now; it expires when it did."""
+    quote = shown.quote
+    return consider(order, quote, shown.estimate, now_ms=shown.valid_until_ms - quote.valid_for_ms)
+
+
+def _by_price(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    return tuple(sorted(candidates, key=lambda c: (c.expected_nusd, c.quote.key, c.quote.tier)))
+
+
+async def judged(rooms: Rooms, job: Job) -> Reject | None:
+    """Why an order's own terms cannot be met now, with counter-offers; None = they can."""
+    return (await ask(rooms, job)).reject

@@ -1,0 +1,239 @@
+"""Rooms 6 and 7 of one order: the answer on its way to the buyer, and its settlement whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+import orjson
+
+from providers.errors import ProviderError
+from providers.terms import Delta, Fill
+from providers.tokens import count_text
+
+from .engine_book import Job
+from .engine_rooms import Rooms
+from .errors import Reject, RejectCode
+from .events import Event
+from .execution import Execution, Outcome, Slot
+from .limits import Full, load_of
+from .order import Assignment, Candidate, Chunk, Completion, Reservation
+from .record import completion_kept
+from .store import Note
+
+__all__ = ["Check", "Delivery"]
+
+Check = Callable[[Fill], bool]
+"""A buyer's own judgement of an answer, asked before a two-tier order accepts it."""
+
+_CODES = {
+    "deadline": RejectCode.DEADLINE_PASSED,
+    "cancelled": RejectCode.CANCELLED,
+    "full": RejectCode.CAPACITY_EXHAUSTED,
+    "store": RejectCode.LEDGER_UNAVAILABLE,
+}
+
+
+class Delivery:
+    """An order that was let in: iterate its chunks to the end, or close the iterator to hang up.
+
+    The last chunk carries the completion. When nothing is delivered there is no last chunk and ``job.reject`` says
+    why. Either way the hold is resolved when the iterator is closed.
+    """
+
+    def __init__(
+        self, rooms: Rooms, job: Job, assignment: Assignment, reservation: Reservation, check: Check | None
+    ) -> None:
+        assert job.rfq is not None, "an order is executed on quotes, and quotes answer an RFQ"
+        self.job = job
+        self.reservation = reservation
+        self._rooms = rooms
+        self._check = check
+        self._execution = Execution(
+            job.order,
+            job.rfq,
+            assignment,
+            reservation,
+            sellers=rooms.sellers,
+            house=self,
+            count_tokens=count_text,
+            attempts=rooms.config.market.attempts,
+        )
+
+    async def chunks(self) -> AsyncGenerator[Chunk]:
+        """The answer as it comes, then what it cost."""
+        self.job.state = "EXECUTING"
+        last: Delta | None = None
+        settling: asyncio.Task[None] | None = None
+        try:
+            async with aclosing(self._execution.deltas()) as deltas:
+                async for piece in deltas:
+                    if piece.finish_reason is not None or last is not None:
+                        last = piece if last is None else last  # the finish waits for the bill
+                        continue
+                    yield Chunk(delta=piece.delta, raw=piece.raw)
+        finally:
+            settling = asyncio.ensure_future(self._settle(self._execution.outcome))
+            await asyncio.shield(settling)
+        completion = self.job.completion
+        if completion is not None:
+            delta = last.delta if last is not None else {}
+            yield Chunk(delta=delta, finish_reason=completion.finish_reason, completion=completion)
+
+    # What execution asks of the other rooms.
+
+    def take(self, candidate: Candidate, retry: bool) -> Slot | None:
+        """Room at the candidate's seller, None = it is full."""
+        quote = candidate.quote
+        slot = self._rooms.capacity.take(quote.provider, quote.model, load_of(candidate), retry=retry)
+        return None if isinstance(slot, Full) else slot
+
+    async def begin(self) -> None:
+        """The hold is in doubt from here until it resolves."""
+        await self._rooms.ledger.begin(self.reservation)
+
+    def abandon_after_ms(self, candidate: Candidate) -> int | None:
+        """A multiple of the seller's observed p99."""
+        quote = candidate.quote
+        return self._rooms.capacity.abandon_after_ms(quote.provider, quote.model, load_of(candidate))
+
+    def failed(self, candidate: Candidate, error: ProviderError, latency_ms: int) -> None:
+        """Count it against the seller's health."""
+        quote = candidate.quote
+        self._rooms.capacity.failed(quote.provider, quote.model, load_of(candidate), error, latency_ms)
+        facts = {
+            "provider": quote.provider,
+            "model": quote.model,
+            "error": type(error).__name__,
+            "detail": error.detail,
+        }
+        self._rooms.bus.emit(Event("seller.failed", self._rooms.clock.now_ms(), facts))
+
+    def delivered(self, candidate: Candidate, fill: Fill) -> None:
+        """Teach health, latency and length."""
+        rooms, quote = self._rooms, candidate.quote
+        rooms.capacity.succeeded(
+            quote.provider, quote.model, load_of(candidate), fill.ttft_ms, fill.latency_ms
+        )
+        if not fill.usage.estimated:
+            rooms.quality.learn_length(quote.key, self.job.order.task, fill.usage.output_tokens)
+
+    def accepts(self, fill: Fill) -> bool:
+        """Whether a two-tier order is content with the cheap answer."""
+        if fill.finish_reason not in ("stop", "tool_calls", "function_call"):
+            return False
+        if not (fill.message.get("content") or fill.message.get("tool_calls")):
+            return False
+        return self._check is None or self._check(fill)
+
+    # Room 7.
+
+    async def _settle(self, outcome: Outcome) -> None:
+        """Post what is owed or give all back, and write down what happened."""
+        job, rooms = self.job, self._rooms
+        fill, candidate = outcome.fill, outcome.candidate
+        if fill is not None and candidate is not None and (fill.complete or outcome.cause != "cancelled"):
+            job.completion = self._completion(fill, candidate, outcome)
+        if job.completion is None:
+            job.reject = self._reject(outcome)
+        owed = fill is not None or outcome.billed_nusd > 0
+        job.state = _state(outcome, job.completion)
+        note = self._note(outcome)
+        if owed:
+            job.settlement = await rooms.ledger.settle(
+                self.reservation, outcome.billed_nusd, house_nusd=outcome.house_nusd, note=note
+            )
+        else:
+            job.settlement = await rooms.ledger.void(self.reservation, note=note)
+        if job.completion is not None and candidate is not None:
+            rooms.affinity.served(job.order, candidate)
+        self._tell(outcome)
+
+    def _note(self, outcome: Outcome) -> Note:
+        """History, and the whole answer where the buyer made the id and may send it again."""
+        job, done = self.job, self.job.completion
+        history = job.history(outcome.attempts, outcome.billed_nusd, outcome.house_nusd)
+        keep = done is not None and done.complete and job.order.keep_answer
+        return Note(
+            response=orjson.dumps(completion_kept(done)) if keep and done is not None else None,
+            history=orjson.dumps(history),
+        )
+
+    def _completion(self, fill: Fill, candidate: Candidate, outcome: Outcome) -> Completion:
+        order, quote = self.job.order, candidate.quote
+        eligible = self.job.rounds[-1].eligible if self.job.rounds else ()
+        dearest_nusd = max((c.expected_nusd for c in eligible), default=outcome.billed_nusd)
+        return Completion(
+            order_id=order.order_id,
+            quote_id=quote.quote_id,
+            provider=quote.provider,
+            model=quote.model,
+            tier=quote.tier,
+            message=fill.message,
+            finish_reason=fill.finish_reason,
+            usage=fill.usage,
+            expected_nusd=candidate.expected_nusd,
+            ceiling_nusd=candidate.ceiling_nusd,
+            cost_nusd=outcome.billed_nusd,
+            saved_nusd=max(0, dearest_nusd - outcome.billed_nusd),
+            quality=candidate.estimate,
+            latency_ms=fill.latency_ms,
+            ttft_ms=fill.ttft_ms,
+            attempts=outcome.attempts,
+            complete=fill.complete,
+        )
+
+    def _reject(self, outcome: Outcome) -> Reject:
+        code = _CODES.get(outcome.cause, RejectCode.PROVIDERS_FAILED)
+        tried = "; ".join(
+            f"{a.provider}/{a.model}: {a.outcome}{f' ({a.detail})' if a.detail else ''}"
+            for a in outcome.attempts
+        )
+        return Reject(
+            code=code,
+            message=f"{_WHY[code]}: {tried or 'no attempt fitted the hold'}",
+            facts={"attempts": len(outcome.attempts)},
+            retry_after_ms=outcome.retry_after_ms or (1_000 if code.again else None),
+        )
+
+    def _tell(self, outcome: Outcome) -> None:
+        job, settlement = self.job, self.job.settlement
+        assert settlement is not None
+        done, order = job.completion, job.order
+        facts = {
+            "order_id": order.order_id,
+            "account": order.account,
+            "task": order.task,
+            "state": job.state,
+            "provider": done.provider if done else None,
+            "model": done.model if done else None,
+            "tier": done.tier if done else None,
+            "expected_nusd": done.expected_nusd if done else 0,
+            "posted_nusd": settlement.posted_nusd,
+            "released_nusd": settlement.released_nusd,
+            "house_nusd": settlement.house_nusd,
+            "saved_nusd": done.saved_nusd if done else 0,
+            "latency_ms": done.latency_ms if done else 0,
+            "ttft_ms": done.ttft_ms if done else 0,
+            "attempts": len(outcome.attempts),
+            "reject": job.reject.code.name if job.reject else None,
+        }
+        self._rooms.bus.emit(Event("order.settled", self._rooms.clock.now_ms(), facts))
+
+
+_WHY = {
+    RejectCode.DEADLINE_PASSED: "the deadline passed before an answer came",
+    RejectCode.CANCELLED: "the buyer hung up",
+    RejectCode.CAPACITY_EXHAUSTED: "every seller that meets the terms is full just now",
+    RejectCode.LEDGER_UNAVAILABLE: "the ledger does not answer",
+    RejectCode.PROVIDERS_FAILED: "no seller delivered",
+}
+
+
+def _state(outcome: Outcome, completion: Completion | None) -> str:
+    if outcome.cause == "cancelled":
+        return "CANCELLED"
+    if completion is None:
+        return "FAILED"
+    return "SETTLED" if completion.complete else "PARTIAL"

@@ -1,0 +1,198 @@
+"""The rooms of one market, built from a configuration: what the engine's corridor connects."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from providers.base import ModelSettings, PricingSettings, Provider, ProviderSettings
+from providers.clock import Clock
+from providers.terms import RateKind, RateLimit, Rates
+
+from .affinity import Affinity
+from .capacity import Capacity
+from .clearing import Clearing
+from .config import Config, LimitsConfig, ModelConfig, ProviderConfig
+from .desk import Desk
+from .errors import ConfigInvalid
+from .events import EventBus
+from .ledger import Ledger
+from .quality import Predictor, Priors, Quality, load_priors
+from .shelf import Shelf
+from .store import Account, Period, Store
+
+__all__ = ["Rooms", "build_rooms", "build_sellers", "configured_accounts", "seller_settings"]
+
+_LIMITS = (
+    ("rpm", RateKind.REQUESTS),
+    ("tpm", RateKind.TOKENS),
+    ("input_tpm", RateKind.INPUT_TOKENS),
+    ("output_tpm", RateKind.OUTPUT_TOKENS),
+    ("concurrency", RateKind.CONCURRENCY),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rooms:
+    """One market's rooms and what they share.
+
+    models, vocabularies: of all offers when the market opened. key: secret of prefix marks, new at every start.
+    """
+
+    config: Config
+    clock: Clock
+    bus: EventBus
+    store: Store
+    sellers: Mapping[str, Provider]
+    simulated: bool
+    desk: Desk
+    quality: Quality
+    capacity: Capacity
+    clearing: Clearing
+    ledger: Ledger
+    affinity: Affinity
+    shelf: Shelf
+    models: tuple[str, ...]
+    vocabularies: tuple[str, ...]
+    key: bytes
+
+    def tenant_key(self, account: str) -> bytes:
+        """The account's own key for prefix marks: no quote tells one account what another asked."""
+        return hmac.digest(self.key, account.encode(), "sha256")
+
+
+def build_rooms(
+    config: Config, store: Store, sellers: Sequence[Provider], clock: Clock, *, worker: str, simulated: bool
+) -> Rooms:
+    """Connect sellers and store into a market; touches neither network nor disk."""
+    bus = EventBus()
+    by_name = {seller.name: seller for seller in sellers}
+    limits = {name: tuple(seller.limits) for name, seller in by_name.items()}
+    market = config.market
+    capacity = Capacity(limits, clock, bus.emit)
+    offers = [offer for seller in sellers for offer in seller.offers()]
+    return Rooms(
+        config=config,
+        clock=clock,
+        bus=bus,
+        store=store,
+        sellers=by_name,
+        simulated=simulated,
+        desk=Desk(by_name, clock, bus.emit),
+        quality=Quality(
+            _priors(config),
+            clock_ms=clock.now_ms,
+            model=_predictor(config.quality.model),
+            emit=bus.emit,
+            writer=worker,
+        ),
+        capacity=capacity,
+        clearing=Clearing(capacity.rows, clock, bus.emit, attempts=market.attempts),
+        ledger=Ledger(store, clock, bus.emit, hold_ms=market.hold_ms, in_doubt_ms=market.in_doubt_ms),
+        affinity=Affinity(clock),
+        shelf=Shelf(),
+        models=tuple(sorted({offer.model for offer in offers})),
+        vocabularies=tuple(sorted({offer.vocabulary for offer in offers})),
+        key=secrets.token_bytes(32),
+    )
+
+
+def build_sellers(config: Config, clock: Clock, seed: int = 0) -> tuple[Sequence[Provider], bool]:
+    """The configured sellers, or the simulated ones where none are; the flag says which."""
+    if not config.providers:
+        from providers.simulated import default_sellers
+
+        return default_sellers(clock, seed=seed), True
+    from providers.registry import make_provider
+
+    ttl_ms = config.market.quote_ttl_ms
+    sellers = [make_provider(seller_settings(provider, ttl_ms), clock) for provider in config.providers]
+    return sellers, all(provider.kind == "simulated" for provider in config.providers)
+
+
+def seller_settings(provider: ProviderConfig, quote_ttl_ms: int) -> ProviderSettings:
+    """A ``[[providers]]`` entry as the settings its seller is made from."""
+    keys = provider.api_key_env
+    pricing = provider.pricing
+    return ProviderSettings(
+        kind=provider.kind,
+        name=provider.name or "",
+        base_url=provider.base_url,
+        api_key_env=(keys,) if isinstance(keys, str) else tuple(keys or ()),
+        limits=_rate_limits(provider.limits),
+        tiers=provider.tiers,
+        tags=frozenset(provider.tags),
+        models=tuple(_model_settings(model) for model in provider.models),
+        pricing=None
+        if pricing is None
+        else PricingSettings(reserve_share=pricing.reserve_share, metrics_url=pricing.metrics_url),
+        quote_ttl_ms=quote_ttl_ms,
+        seed=provider.seed,
+    )
+
+
+def configured_accounts(config: Config) -> list[Account]:
+    """The configured accounts, parents before children."""
+    waiting = {
+        account.id: Account(
+            account_id=account.id,
+            parent=account.parent,
+            budget_nusd=account.budget_usd,
+            period=Period(account.period),
+            default_budget_nusd=account.default_budget_usd,
+        )
+        for account in config.accounts
+    }
+    ordered: list[Account] = []
+    while waiting:
+        ready = [account for account in waiting.values() if account.parent not in waiting]
+        if not ready:
+            raise ConfigInvalid(
+                f"accounts: expected parents without a circle, found {', '.join(sorted(waiting))}"
+            )
+        ordered += ready
+        for account in ready:
+            del waiting[account.account_id]
+    return ordered
+
+
+def _rate_limits(limits: LimitsConfig) -> tuple[RateLimit, ...]:
+    return tuple(
+        RateLimit(kind, amount) for name, kind in _LIMITS if (amount := getattr(limits, name)) is not None
+    )
+
+
+def _model_settings(model: ModelConfig) -> ModelSettings:
+    rates = None
+    if model.input_usd_per_million is not None and model.output_usd_per_million is not None:
+        fresh_nusd = model.input_usd_per_million
+        read_nusd = model.cache_read_usd_per_million
+        write_nusd = model.cache_write_usd_per_million
+        rates = Rates(
+            input_nusd_per_mtok=fresh_nusd,
+            output_nusd_per_mtok=model.output_usd_per_million,
+            cache_read_nusd_per_mtok=fresh_nusd if read_nusd is None else read_nusd,
+            cache_write_nusd_per_mtok=fresh_nusd if write_nusd is None else write_nusd,
+            cache_write_1h_nusd_per_mtok=fresh_nusd if write_nusd is None else write_nusd,
+        )
+    return ModelSettings(name=model.name, rates=rates, context_tokens=model.context_tokens)
+
+
+def _priors(config: Config) -> Priors:
+    priors = load_priors(config.quality.priors)
+    for provider in config.providers:
+        for model in provider.models:
+            if model.quality_prior is not None:
+                priors = priors.replaced(model.name, model.quality_prior)
+    return priors
+
+
+def _predictor(path: Path | None) -> Predictor | None:
+    if path is None:
+        return None
+    from .quality import load_model
+
+    return load_model(path)

@@ -1,0 +1,219 @@
+"""Plan a batch: read requests, price every pair, solve, and say what came of it beside what others would pay.
+
+Nothing is held or spent. Lines that are broken are reported and the others go on; what cannot be served is an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from .clearing_batch import BatchBook, BatchOffer, BatchPlan, clear_batch
+from .engine_book import Job, judged
+from .errors import Rejected
+from .money import format_usd
+from .order import Order
+from .plan_baselines import Baseline, baselines
+from .plan_book import NO_LIMIT, PlanBook, build_book, join_books, sold_now
+from .plan_lines import LineFault, PlanLine, read_lines
+from .wire import PlanOptions
+from .wire_out import reject_out
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+__all__ = ["PlannedBatch", "plan_batch", "plan_requests", "read_orders"]
+
+CHUNK: Final = 2_000
+EXPLAINED_AT_MOST: Final = 1_000
+"""Refused lines that get counter-offers; beyond, a line has its code alone."""
+
+Progress = Callable[[str, int], None]
+"""Told of a stage and how many lines it has done."""
+
+
+@dataclass(slots=True)
+class ReadBatch:
+    """The orders of a batch in the order of their lines, and the lines that are none."""
+
+    orders: list[Order] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    faults: list[LineFault] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlannedBatch:
+    """A batch, its plan and its proof. rejects: by row number, what the unserved hear."""
+
+    options: PlanOptions
+    batch: ReadBatch
+    book: PlanBook
+    plan: BatchPlan
+    rejects: dict[int, dict[str, Any]]
+    baselines: dict[str, Baseline]
+
+    def summary(self) -> dict[str, Any]:
+        """The contract's summary."""
+        plan = self.plan
+        names = [reject["name"] for reject in self.rejects.values()]
+        return {
+            "requests": len(self.batch.orders),
+            "served": plan.served,
+            "served_bound": plan.served_bound,
+            "cost_usd": format_usd(plan.cost_nusd),
+            "cost_bound_usd": format_usd(plan.cost_bound_nusd),
+            "gap": plan.gap,
+            "termination": plan.termination,
+            "horizon_ms": self.options.horizon_ms,
+            "errors": [{"line": fault.number, "message": fault.message} for fault in self.batch.faults],
+            "rejects": {name: names.count(name) for name in sorted(set(names))},
+            "limits": [
+                {
+                    "name": limit.name,
+                    "cap": limit.cap,
+                    "used": limit.used,
+                    "shadow_price_usd": limit.shadow_price_usd,
+                }
+                for limit in plan.limits
+            ],
+            "baselines": {name: baseline.out() for name, baseline in self.baselines.items()},
+        }
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One row per request, in the order of the lines."""
+        for i, custom_id in enumerate(self.batch.ids):
+            j = int(self.plan.choice[i])
+            if j < 0:
+                yield {"custom_id": custom_id, **dict.fromkeys(_SERVED), "reject": self.rejects.get(i)}
+                continue
+            offer, book = self.book.offers[j], self.book
+            yield {
+                "custom_id": custom_id,
+                "provider": offer.provider,
+                "model": offer.model,
+                "tier": offer.tier,
+                "expected_usd": format_usd(int(book.cost_nusd[i, j])),
+                "ceiling_usd": format_usd(int(book.ceiling_nusd[i, j])),
+                "latency_ms_p95": int(book.latency_ms_p95[i, j]),
+                "quality": round(float(book.quality[i, j]), 4),
+                "reject": None,
+            }
+
+
+_SERVED: Final = ("provider", "model", "tier", "expected_usd", "ceiling_usd", "latency_ms_p95", "quality")
+
+
+async def plan_requests(
+    engine: Engine, lines: Iterable[Any], options: PlanOptions, progress: Progress | None = None
+) -> PlannedBatch:
+    """The plan of lines in OpenAI's batch format (dicts, text, or what :mod:`plan_lines` read)."""
+    read = lines if isinstance(lines, Iterator) else read_lines(lines)
+    return await plan_batch(engine, await read_orders(engine, read, progress), options, progress)
+
+
+async def read_orders(
+    engine: Engine, lines: Iterable[PlanLine | LineFault], progress: Progress | None = None
+) -> ReadBatch:
+    """Room 1 for every line: orders, and what is wrong with the lines that are none."""
+    batch = ReadBatch()
+    for line in lines:
+        if isinstance(line, LineFault):
+            batch.faults.append(line)
+            continue
+        request = line.request
+        try:
+            order = await engine.order_for(request.body, request.terms)
+        except Rejected as refused:
+            batch.faults.append(LineFault(line.number, refused.reject.message))
+            continue
+        batch.orders.append(order)
+        batch.ids.append(request.custom_id)
+        if progress is not None and len(batch.orders) % CHUNK == 0:
+            progress("read", len(batch.orders))
+    return batch
+
+
+async def plan_batch(
+    engine: Engine, batch: ReadBatch, options: PlanOptions, progress: Progress | None = None
+) -> PlannedBatch:
+    """The cheapest feasible plan of orders that were read, its proof, and the baselines beside it."""
+    rooms = engine.rooms
+    offers = sold_now(rooms)
+    numbers: dict[str, int] = {}
+    books = []
+    for start in range(0, max(len(batch.orders), 1), CHUNK):
+        part = batch.orders[start : start + CHUNK]
+        books.append(build_book(rooms, offers, part, numbers, options.usage_quantile))
+        if progress is not None:
+            progress("priced", start + len(part))
+    book = join_books(books)
+    problem = await _problem(engine, book, options, numbers)
+    plan = clear_batch(
+        problem,
+        objective=options.objective,
+        gap=options.gap,
+        time_limit_s=options.time_limit_s,
+        seed=options.seed,
+    )
+    if progress is not None:
+        progress("solved", len(batch.orders))
+    rejects = await _rejects(engine, batch, plan)
+    return PlannedBatch(options, batch, book, plan, rejects, baselines(book, problem))
+
+
+async def _problem(
+    engine: Engine, book: PlanBook, options: PlanOptions, numbers: dict[str, int]
+) -> BatchBook:
+    """The book with the limits around it: sellers' windows, accounts and all their ancestors, the batch's own."""
+    rooms = engine.rooms
+    available: dict[str, int | None] = {}
+    parent: dict[str, str] = {}
+    for account in list(numbers):
+        chain = await rooms.store.balances(account, rooms.clock.now_ms())
+        for balance in chain:
+            name = balance.account.account_id
+            numbers.setdefault(name, len(numbers))
+            available[name] = balance.available_nusd
+            if balance.account.parent is not None:
+                parent[name] = balance.account.parent
+        if not chain:
+            available[account] = 0  # unknown: the ledger will refuse it, so the plan must not count on it
+    names = sorted(numbers, key=numbers.__getitem__)
+    return BatchBook(
+        offers=[BatchOffer(offer.provider, offer.model, offer.tier) for offer in book.offers],
+        cost=book.cost_nusd,
+        allowed=book.allowed,
+        input_tokens=book.input_tokens,
+        output_tokens=book.output_tokens,
+        latency_ms=book.latency_ms_p50,
+        rows=rooms.capacity.rows,
+        horizon_ms=options.horizon_ms,
+        account=book.account,
+        accounts=names,
+        available_nusd=[available.get(name) for name in names],
+        parents=[numbers[parent[name]] if name in parent else -1 for name in names],
+        total_budget_nusd=options.total_budget_usd,
+        min_mean_quality=options.min_mean_quality,
+        quality=book.quality,
+        value=_values(book) if options.objective == "surplus" else None,
+    )
+
+
+def _values(book: PlanBook) -> Any:
+    """What serving each order is worth; one without value or budget is worth more than any price here."""
+    dearest = int(book.cost_nusd.max(where=book.allowed, initial=1))
+    return np.where(book.value_nusd == NO_LIMIT, 40 * dearest, book.value_nusd)
+
+
+async def _rejects(engine: Engine, batch: ReadBatch, plan: BatchPlan) -> dict[int, dict[str, Any]]:
+    """What each unserved order hears; those whose own terms no offer meets get counter-offers."""
+    rejects: dict[int, dict[str, Any]] = {}
+    for i in np.flatnonzero(plan.choice < 0).tolist():
+        reject = plan.reject(i)
+        if reject is None and len(rejects) < EXPLAINED_AT_MOST:
+            reject = await judged(engine.rooms, Job(batch.orders[i], engine.rooms.clock.now_ms()))
+        rejects[i] = {"name": "TERMS_CONFLICT"} if reject is None else reject_out(reject)
+    return rejects
