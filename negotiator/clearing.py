@@ -235,18 +235,17 @@ class Clearing:
     ) -> tuple[Candidate, ...]:
         """Who follows: the next of other sellers first, then of the same; two-tier escalates to better models."""
         want = self._attempts - 1
-        sellers = {award.quote.provider}
-        if order.policy == "two_tier":
+        two_tier, sellers = order.policy == "two_tier", {award.quote.provider}
+        if two_tier:
             rest, mean = list(line), award.estimate.mean
             better = sorted((c for c in rest if c.estimate.mean > mean), key=lambda c: -c.estimate.mean)
             line = iter(better + [c for c in rest if c.estimate.mean <= mean])
-            sellers = set()
         others: list[Candidate] = []
         same: list[Candidate] = []
         for candidate in line:
             if len(others) == want:
                 break
-            into = same if candidate.quote.provider in sellers else others
+            into = same if candidate.quote.provider in sellers and not two_tier else others
             if len(into) < want and _lack(candidate, room) is None:
                 into.append(candidate)
                 sellers.add(candidate.quote.provider)

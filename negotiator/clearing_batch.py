@@ -330,10 +330,9 @@ def _codes_of(
 
     by_row = np.array([_code_of(limit.name) for limit in limits] + [RejectCode.CAPACITY_EXHAUSTED], np.int16)
     capacity = plan.reason == Reason.CAPACITY
-    # What fits no limit on its own had options by its terms: it is larger than the limits allow.
-    too_large = (plan.reason == Reason.NO_OPTION) & np.asarray(book.allowed).any(axis=1)
     code = np.where(capacity, by_row[plan.limit], np.int16(0))
-    code[too_large] = RejectCode.CAPACITY_EXHAUSTED
+    alone = np.flatnonzero((plan.reason == Reason.NO_OPTION) & np.asarray(book.allowed).any(axis=1))
+    code[alone] = _codes_alone(book, alone)
     code[plan.reason == Reason.PRICED_OUT] = RejectCode.PRICED_OUT
     row = np.where(capacity, plan.limit, -1).astype(np.int32)
     if plan.termination.reason is StopReason.INFEASIBLE or (
@@ -343,6 +342,26 @@ def _codes_of(
         code[capacity] = RejectCode.QUALITY_UNREACHABLE if infeasible else RejectCode.NO_PLAN_IN_TIME
         row[:] = -1
     return code.astype(np.int16), row
+
+
+def _codes_alone(book: BatchBook, requests: npt.NDArray[np.intp]) -> npt.NDArray[np.int16]:
+    """Why requests that meet their own terms would not even fit alone: money, mean quality, else a seller's limit."""
+    allowed = np.asarray(book.allowed)[requests]
+    cheapest = np.where(allowed, book.cost[requests], np.iinfo(np.int64).max).min(axis=1)
+    code = np.full(len(requests), RejectCode.CAPACITY_EXHAUSTED, dtype=np.int16)
+    if book.min_mean_quality is not None and book.quality is not None:
+        best = np.where(allowed, np.asarray(book.quality)[requests], 0.0).max(axis=1)
+        code[best < book.min_mean_quality] = RejectCode.QUALITY_UNREACHABLE
+    if book.account is not None and book.accounts:
+        available = np.array([np.inf if nusd is None else nusd for nusd in book.available_nusd] + [np.inf])
+        parents = np.append(np.asarray(book.parents or [-1] * len(book.accounts), dtype=np.int32), -1)
+        level = np.asarray(book.account)[requests]
+        while np.any(level >= 0):
+            code[cheapest > available[level]] = RejectCode.FUNDS_INSUFFICIENT
+            level = parents[level]
+    if book.total_budget_nusd is not None:
+        code[cheapest > book.total_budget_nusd] = RejectCode.BUDGET_TOO_LOW
+    return code
 
 
 def _code_of(name: str) -> RejectCode:
