@@ -48,6 +48,7 @@ class Playback:
 
     replies: list[Mapping[str, Any]]
     received: list[Received] = field(default_factory=list)
+    peers: set[object] = field(default_factory=set)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
@@ -61,7 +62,10 @@ class Playback:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         text = await request.text()
         body = json.loads(text) if text else None
-        self.received.append(Received(request.path_qs, dict(request.headers), body))
+        self.peers.add(request.transport)
+        self.received.append(
+            Received(request.path_qs, {name.lower(): value for name, value in request.headers.items()}, body)
+        )
         reply = self.replies[min(len(self.received), len(self.replies)) - 1]
         try:
             return await self._reply(request, reply)

@@ -1,0 +1,314 @@
+"""The HTTP seller: deadline, cancellation, keys, windows, bounds, and what it never does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+
+import pytest
+from vendor_playback import Playback, collect, seller_at, ticket_for
+
+from providers.errors import (
+    AuthFailed,
+    MalformedAnswer,
+    ProviderTimeout,
+    ProviderUnavailable,
+    RateLimited,
+    RequestRefused,
+)
+from providers.http_client import checked_url
+from providers.sse import MAX_EVENT_BYTES
+from providers.terms import RFQ, Decline, DeclineCode, Delta, PrefixMark, RateKind
+from providers.vendor import marked_messages
+
+ANSWER = {
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11},
+}
+PIECE = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": None}]}
+FINISH = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+GOOD = {"json": ANSWER}
+LIMITED = {"status": 429, "headers": {"retry-after": "30"}, "json": {"error": {"message": "slow down"}}}
+REFUSED = {"status": 401, "json": {"error": {"message": "Incorrect API key provided: secret-one"}}}
+
+
+@pytest.mark.parametrize("reply", [{"hang": True}, {"events": [PIECE, "HANG"]}], ids=["silent", "mid-stream"])
+async def test_the_deadline_cuts_a_call_off(reply: dict[str, object]) -> None:
+    """A seller that never answers, or stops answering, is cut off at the ticket's deadline."""
+    playback = Playback([reply])
+    async with playback.at() as url:
+        seller = seller_at(url)
+        with pytest.raises(ProviderTimeout):
+            await collect(seller, ticket_for(seller, stream="events" in reply, deadline_ms=80))
+        await asyncio.wait_for(playback.cancelled.wait(), 10)
+        await seller.aclose()
+
+
+async def test_no_time_left_is_no_call() -> None:
+    """A ticket whose time is over calls nobody."""
+    playback = Playback([GOOD])
+    async with playback.at() as url:
+        seller = seller_at(url)
+        with pytest.raises(ProviderTimeout):
+            await collect(seller, ticket_for(seller, deadline_ms=0))
+        assert not playback.received
+        await seller.aclose()
+
+
+async def test_closing_the_iterator_cancels_upstream() -> None:
+    """A buyer who hangs up after the first piece makes the vendor's side break off at once."""
+    playback = Playback([{"events": [PIECE, "HANG"]}])
+    async with playback.at() as url:
+        seller = seller_at(url)
+        pieces = seller.execute(ticket_for(seller, stream=True))
+        assert (await anext(pieces)).delta == {"content": "Hi"}
+        await pieces.aclose()
+        await asyncio.wait_for(playback.cancelled.wait(), 10)
+        await seller.aclose()
+
+
+async def test_a_finished_answer_does_not_wait_for_a_stream_that_stays_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After the finish reason the usage is waited for a little, then the answer is whole without it."""
+    monkeypatch.setattr("providers.vendor.USAGE_GRACE_MS", 50)
+    playback = Playback([{"events": [PIECE, FINISH, "HANG"]}])
+    async with playback.at() as url:
+        seller = seller_at(url)
+        message, last = await collect(seller, ticket_for(seller, stream=True))
+        assert message["content"] == "Hi"
+        assert last.usage is not None
+        assert last.usage.estimated
+        await seller.aclose()
+
+
+async def test_a_stream_is_relayed_as_the_bytes_it_came_in() -> None:
+    """Each piece carries the vendor's own event; only the finish, which waits for the usage, comes last."""
+    playback = Playback(
+        [{"events": [PIECE, FINISH, {"choices": [], "usage": ANSWER["usage"]}, "data: [DONE]\n\n"]}]
+    )
+    async with playback.at() as url:
+        seller = seller_at(url)
+        seen: list[Delta] = []
+        await collect(seller, ticket_for(seller, stream=True), seen.append)
+        assert [delta.raw for delta in seen] == [
+            f"data: {json.dumps(event)}\n\n".encode() for event in (PIECE, FINISH)
+        ]
+        await seller.aclose()
+
+
+async def test_connections_are_reused() -> None:
+    """Buffered and streamed calls of one seller, one after the other, share one connection."""
+    playback = Playback([GOOD, {"events": [PIECE, FINISH, "data: [DONE]\n\n"]}, GOOD])
+    async with playback.at() as url:
+        seller = seller_at(url)
+        for stream in (False, True, False):
+            await collect(seller, ticket_for(seller, stream=stream))
+        assert len(playback.received) == 3
+        assert len(playback.peers) == 1
+        await seller.aclose()
+
+
+async def test_a_limited_key_is_ejected_alone() -> None:
+    """A 429 on one key is answered by the other, which then takes the calls; the buyer notices nothing."""
+    playback = Playback([LIMITED, GOOD])
+    async with playback.at() as url:
+        seller = seller_at(url, keys=("KEY_ONE", "KEY_TWO"))
+        for _ in range(2):
+            await collect(seller, ticket_for(seller))
+        keys = [received.headers["authorization"] for received in playback.received]
+        assert keys == ["Bearer secret-one", "Bearer secret-two", "Bearer secret-two"]
+        await seller.aclose()
+
+
+async def test_the_last_key_s_refusal_is_the_seller_s_and_later_quotes_decline() -> None:
+    """When every key is refused the call fails as such, and the seller declines with the code for it."""
+    playback = Playback([REFUSED])
+    async with playback.at() as url:
+        seller = seller_at(url, keys=("KEY_ONE", "KEY_TWO"))
+        ticket = ticket_for(seller)
+        with pytest.raises(AuthFailed) as caught:
+            await collect(seller, ticket)
+        assert (caught.value.provider, caught.value.model) == ("shop", "m")
+        assert len(playback.received) == 2
+        (declined,) = seller.quote(RFQ(rfq_id="r", input_tokens=1))
+        assert isinstance(declined, Decline)
+        assert declined.code is DeclineCode.AUTH
+        await seller.aclose()
+
+
+async def test_a_limited_seller_says_when_it_is_back() -> None:
+    """With its only key resting, a quote is a coded decline and a call says how long the rest is."""
+    playback = Playback([LIMITED])
+    async with playback.at() as url:
+        seller = seller_at(url)
+        ticket = ticket_for(seller)
+        for _ in range(2):
+            with pytest.raises(RateLimited) as caught:
+                await collect(seller, ticket)
+            assert 29_000 < (caught.value.retry_after_ms or 0) <= 30_000
+        assert len(playback.received) == 1
+        (declined,) = seller.quote(RFQ(rfq_id="r", input_tokens=1))
+        assert isinstance(declined, Decline)
+        assert declined.code is DeclineCode.RATE_LIMITED
+        await seller.aclose()
+
+
+async def test_a_key_that_is_not_set_is_a_decline_naming_the_variable() -> None:
+    """A missing key is told by the name of its variable, before any call."""
+    seller = seller_at("http://127.0.0.1:9", keys=("KEY_MISSING",))
+    (declined,) = seller.quote(RFQ(rfq_id="r", input_tokens=1))
+    assert isinstance(declined, Decline)
+    assert declined.code is DeclineCode.AUTH
+    assert "KEY_MISSING" in declined.detail
+
+
+@pytest.mark.parametrize("reply", [GOOD, LIMITED, REFUSED, {"status": 500, "text": "secret-one"}])
+async def test_a_key_is_never_told(reply: dict[str, object], caplog: pytest.LogCaptureFixture) -> None:
+    """Neither logs nor errors nor anything printable of the seller contains a key."""
+    caplog.set_level(logging.DEBUG)
+    playback = Playback([reply])
+    async with playback.at() as url:
+        seller = seller_at(url)
+        try:
+            _, last = await collect(seller, ticket_for(seller))
+            told = repr(last)
+        except (AuthFailed, RateLimited, ProviderUnavailable) as error:
+            told = repr(error) + str(error) if reply is not LIMITED else str(error)
+        assert playback.received[0].headers["authorization"] == "Bearer secret-one"
+        if "text" not in reply:
+            assert "secret-one" not in told + repr(seller._keys.keys)
+        assert "secret-one" not in caplog.text
+        await seller.aclose()
+
+
+async def test_windows_are_heard() -> None:
+    """The rate-limit headers of an answer reach whoever listens, and steer which key is next."""
+    headers = {
+        "x-ratelimit-limit-requests": "100",
+        "x-ratelimit-remaining-requests": "25",
+        "x-ratelimit-reset-requests": "1s",
+        "x-ratelimit-limit-tokens": "-1",
+        "x-ratelimit-remaining-tokens": "-1",
+    }
+    playback = Playback([{**GOOD, "headers": headers}])
+    async with playback.at() as url:
+        seller = seller_at(url, keys=("KEY_ONE", "KEY_TWO"))
+        heard = []
+        seller.hear = lambda name, windows: heard.append((name, windows))
+        await collect(seller, ticket_for(seller))
+        ((name, (window,)),) = heard
+        assert name == "shop"
+        assert (window.kind, window.limit, window.remaining, window.reset_ms) == (
+            RateKind.REQUESTS,
+            100,
+            25,
+            1000,
+        )
+        await collect(seller, ticket_for(seller))
+        assert playback.received[1].headers["authorization"] == "Bearer secret-two"
+        await seller.aclose()
+
+
+async def test_an_endless_event_is_cut() -> None:
+    """An event that does not end within its bound is refused, and the call is cut off."""
+    playback = Playback([{"events": ["data: " + "x" * (MAX_EVENT_BYTES + 1), "HANG"]}])
+    async with playback.at() as url:
+        seller = seller_at(url)
+        with pytest.raises(MalformedAnswer, match="expected an event of at most"):
+            await collect(seller, ticket_for(seller, stream=True))
+        await asyncio.wait_for(playback.cancelled.wait(), 10)
+        await seller.aclose()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_endless_answer_is_cut(monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
+    """An answer beyond the bound is refused, buffered or streamed."""
+    monkeypatch.setattr("providers.http_client.MAX_ANSWER_BYTES", 2000)
+    playback = Playback([{"events": [PIECE] * 100}])
+    async with playback.at() as url:
+        seller = seller_at(url)
+        with pytest.raises(MalformedAnswer, match="at most 2000 bytes"):
+            await collect(seller, ticket_for(seller, stream=stream))
+        await seller.aclose()
+
+
+async def test_nobody_there_is_unavailable() -> None:
+    """A connection that is refused is a seller that cannot be reached."""
+    seller = seller_at("http://127.0.0.1:9/v1")
+    with pytest.raises(ProviderUnavailable):
+        await collect(seller, ticket_for(seller))
+    await seller.aclose()
+
+
+async def test_what_the_vendor_cannot_honour_is_refused_by_name_and_declined_by_name() -> None:
+    """A parameter that the vendor ignores is never sent: the quote declines and the call refuses, naming it."""
+    playback = Playback([GOOD])
+    async with playback.at() as url:
+        seller = seller_at(url, "groq")
+        (declined,) = seller.quote(
+            RFQ(rfq_id="r", input_tokens=1, parameters=frozenset({"logprobs", "seed"}))
+        )
+        assert isinstance(declined, Decline)
+        assert (declined.code, declined.detail) == (DeclineCode.UNSUPPORTED, "cannot honour logprobs")
+        body = {"messages": [{"role": "user", "content": "hi"}], "logprobs": True}
+        with pytest.raises(RequestRefused, match="logprobs"):
+            await collect(seller, ticket_for(seller, body))
+        neutral = {"messages": [{"role": "user", "content": "hi"}], "logprobs": False, "n": 1}
+        await collect(seller, ticket_for(seller, neutral))
+        assert len(playback.received) == 1
+        await seller.aclose()
+
+
+async def test_the_seller_learns_its_pace() -> None:
+    """After a few calls the quoted latency is the one observed, not the assumed one."""
+    playback = Playback(
+        [{"events": [PIECE, FINISH, {"choices": [], "usage": ANSWER["usage"]}, "data: [DONE]\n\n"]}]
+    )
+    async with playback.at() as url:
+        seller = seller_at(url)
+        assumed = ticket_for(seller).quote.ttft_ms.p50
+        for _ in range(8):
+            await collect(seller, ticket_for(seller, stream=True))
+        assert ticket_for(seller).quote.ttft_ms.p50 < assumed
+        spread = seller.latency.spread("m", "standard", 1)
+        assert spread is not None
+        assert spread.observations == 8
+        await seller.aclose()
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("ftp://example.com", "http"),
+        ("http://user:pass@example.com", "login"),
+        ("https://example.com/v1?key=1", "query"),
+        ("http://169.254.169.254/latest", "link-local"),
+        ("http://[::ffff:169.254.169.254]/", "link-local"),
+    ],
+)
+def test_base_urls_that_are_refused(url: str, fault: str) -> None:
+    """A seller is called at an http(s) host without login, and never where clouds keep their metadata."""
+    with pytest.raises(ValueError, match=fault):
+        checked_url(url)
+
+
+def test_cache_marks_are_found_in_the_body() -> None:
+    """A prefix mark names the message it ends at; tools come before all messages; a long middle has no marks."""
+    short = {"messages": [{}] * 3, "tools": [{}]}
+    assert marked_messages(short, 4, (0, 3)) == (-1, 2)
+    assert marked_messages({"messages": [{}] * 3}, 3, (1,)) == (1,)
+    long = {"messages": [{}] * 100}
+    assert marked_messages(long, 64, (7, 8, 63)) == (7, 44, 99)
+    assert marked_messages(long, 64, ()) == ()
+
+
+async def test_prefix_goes_along_as_cache_key() -> None:
+    """Where the vendor routes by a cache key, calls that share a prefix send the same one."""
+    playback = Playback([GOOD])
+    async with playback.at() as url:
+        seller = seller_at(url, "mistral")
+        await collect(seller, ticket_for(seller, prefix=(PrefixMark(1000, "abc"), PrefixMark(2000, "def"))))
+        assert playback.received[0].body["prompt_cache_key"] == "abc"
+        await seller.aclose()
