@@ -24,6 +24,7 @@ from providers.clock import Clock, SystemClock
 from .config import Config, load_config
 from .engine_book import Job, ask, shown
 from .engine_delivery import Check, Delivery
+from .engine_grant import Grant
 from .engine_rooms import Rooms, build_rooms, build_sellers, configured_accounts
 from .errors import InputInvalid, Reject, RejectCode, Rejected, StoreUnavailable
 from .events import Event
@@ -210,9 +211,18 @@ class Engine:
         return order
 
     async def submit(
-        self, order: Order, *, quote_id: str | None = None, check: Check | None = None
+        self,
+        order: Order,
+        *,
+        quote_id: str | None = None,
+        check: Check | None = None,
+        grant: Grant | None = None,
     ) -> Delivery | Completion:
-        """Let an order in: desk, policy, clearing, ledger. Raises Rejected; a Completion is a replayed answer."""
+        """Let an order in: desk, policy, clearing, ledger. Raises Rejected; a Completion is a replayed answer.
+
+        quote_id: take this quote. check: judges a two-tier order's cheap answer. grant: a plan's choice, with room
+        already taken for it.
+        """
         rooms, job = self.rooms, Job(order, self._clock.now_ms())
         seen = await rooms.ledger.lookup(order)
         if isinstance(seen, Replayed):
@@ -222,7 +232,7 @@ class Engine:
         book = await ask(rooms, job) if quote_id is None else shown(rooms, job, quote_id)
         if book.reject is not None:
             raise self._refused(job, book.reject)
-        choice = self._clear(order, book.eligible)
+        choice = self._clear(order, book.eligible, grant)
         if isinstance(choice, Reject):
             raise self._refused(job, choice)
         held = await rooms.ledger.reserve(order, choice)
@@ -237,13 +247,18 @@ class Engine:
             raise self._refused(job, held)
         job.assignment, job.state = choice, "RESERVED"
         self._remember(job)
-        return Delivery(rooms, job, choice, held, check)
+        return Delivery(rooms, job, choice, held, check, grant)
 
     async def buy(
-        self, order: Order, *, quote_id: str | None = None, check: Check | None = None
+        self,
+        order: Order,
+        *,
+        quote_id: str | None = None,
+        check: Check | None = None,
+        grant: Grant | None = None,
     ) -> Completion:
         """Submit an order and wait for its whole answer. Raises Rejected."""
-        delivery = await self.submit(order, quote_id=quote_id, check=check)
+        delivery = await self.submit(order, quote_id=quote_id, check=check, grant=grant)
         if isinstance(delivery, Completion):
             return delivery
         async with aclosing(delivery.chunks()) as chunks:
@@ -262,8 +277,13 @@ class Engine:
         self.rooms.shelf.put(order, book, job.rfq)
         return book
 
-    def _clear(self, order: Order, eligible: Sequence[Candidate]) -> Assignment | Reject:
+    def _clear(
+        self, order: Order, eligible: Sequence[Candidate], grant: Grant | None = None
+    ) -> Assignment | Reject:
         rooms = self.rooms
+        planned = next((c for c in eligible if grant is not None and grant.covers(c)), None)
+        if grant is not None and planned is not None:
+            return rooms.clearing.choose(order, eligible, grant.over(rooms.capacity), kept=planned)
         kept = rooms.affinity.keep(order, eligible, rooms.clearing.bid_nusd)
         return rooms.clearing.choose(order, eligible, rooms.capacity, kept=kept.candidate)
 

@@ -13,6 +13,7 @@ from providers.terms import Delta, Fill
 from providers.tokens import count_text
 
 from .engine_book import Job
+from .engine_grant import Grant
 from .engine_rooms import Rooms
 from .errors import Reject, RejectCode
 from .events import Event
@@ -43,13 +44,20 @@ class Delivery:
     """
 
     def __init__(
-        self, rooms: Rooms, job: Job, assignment: Assignment, reservation: Reservation, check: Check | None
+        self,
+        rooms: Rooms,
+        job: Job,
+        assignment: Assignment,
+        reservation: Reservation,
+        check: Check | None = None,
+        grant: Grant | None = None,
     ) -> None:
         assert job.rfq is not None, "an order is executed on quotes, and quotes answer an RFQ"
         self.job = job
         self.reservation = reservation
         self._rooms = rooms
         self._check = check
+        self._grant = grant
         self._execution = Execution(
             job.order,
             job.rfq,
@@ -85,7 +93,10 @@ class Delivery:
 
     def take(self, candidate: Candidate, retry: bool) -> Slot | None:
         """Room at the candidate's seller, None = it is full."""
-        quote = candidate.quote
+        quote, grant = candidate.quote, self._grant
+        if grant is not None and grant.covers(candidate):
+            self._grant = None
+            return grant.slot
         slot = self._rooms.capacity.take(quote.provider, quote.model, load_of(candidate), retry=retry)
         return None if isinstance(slot, Full) else slot
 

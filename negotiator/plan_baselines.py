@@ -108,6 +108,5 @@ def _column_of_cheapest(book: PlanBook, standard: Bools) -> int:
 def _cheapest_first(problem: BatchBook, allowed: Bools) -> npt.NDArray[np.int32]:
     from solver.greedy import cheapest_first
 
-    return cheapest_first(
-        problem_of(replace(problem, allowed=allowed, total_budget_nusd=None, min_mean_quality=None))
-    )
+    plain = replace(problem, allowed=allowed, total_budget_nusd=None, min_mean_quality=None)
+    return cheapest_first(problem_of(plain)[0])

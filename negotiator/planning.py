@@ -13,7 +13,7 @@ import numpy as np
 
 from .clearing_batch import BatchBook, BatchOffer, BatchPlan, clear_batch
 from .engine_book import Job, judged
-from .errors import Rejected
+from .errors import Reject, RejectCode, Rejected
 from .money import format_usd
 from .order import Order
 from .plan_baselines import Baseline, baselines
@@ -52,13 +52,13 @@ class PlannedBatch:
     batch: ReadBatch
     book: PlanBook
     plan: BatchPlan
-    rejects: dict[int, dict[str, Any]]
+    rejects: dict[int, Reject]
     baselines: dict[str, Baseline]
 
     def summary(self) -> dict[str, Any]:
         """The contract's summary."""
         plan = self.plan
-        names = [reject["name"] for reject in self.rejects.values()]
+        names = [reject.code.name for reject in self.rejects.values()]
         return {
             "requests": len(self.batch.orders),
             "served": plan.served,
@@ -87,7 +87,11 @@ class PlannedBatch:
         for i, custom_id in enumerate(self.batch.ids):
             j = int(self.plan.choice[i])
             if j < 0:
-                yield {"custom_id": custom_id, **dict.fromkeys(_SERVED), "reject": self.rejects.get(i)}
+                yield {
+                    "custom_id": custom_id,
+                    **dict.fromkeys(_SERVED),
+                    "reject": reject_out(self.rejects[i]),
+                }
                 continue
             offer, book = self.book.offers[j], self.book
             yield {
@@ -208,12 +212,15 @@ def _values(book: PlanBook) -> Any:
     return np.where(book.value_nusd == NO_LIMIT, 40 * dearest, book.value_nusd)
 
 
-async def _rejects(engine: Engine, batch: ReadBatch, plan: BatchPlan) -> dict[int, dict[str, Any]]:
+async def _rejects(engine: Engine, batch: ReadBatch, plan: BatchPlan) -> dict[int, Reject]:
     """What each unserved order hears; those whose own terms no offer meets get counter-offers."""
-    rejects: dict[int, dict[str, Any]] = {}
+    rejects: dict[int, Reject] = {}
     for i in np.flatnonzero(plan.choice < 0).tolist():
         reject = plan.reject(i)
         if reject is None and len(rejects) < EXPLAINED_AT_MOST:
             reject = await judged(engine.rooms, Job(batch.orders[i], engine.rooms.clock.now_ms()))
-        rejects[i] = {"name": "TERMS_CONFLICT"} if reject is None else reject_out(reject)
+        rejects[i] = reject or _UNEXPLAINED
     return rejects
+
+
+_UNEXPLAINED: Final = Reject(code=RejectCode.TERMS_CONFLICT, message="no offer meets all terms of this line")

@@ -1,0 +1,260 @@
+"""Run a batch: plan what is left, execute it within the limits, plan again what did not fit, until nothing is left.
+
+A line's order id is made from the batch and its ``custom_id``: after a crash the same file run again finds answers
+that were paid but not written, and never pays for a line twice without saying so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from providers.terms import Offer
+
+from .batch_results import ResultFile
+from .capacity import Slot
+from .engine_grant import Grant
+from .errors import Reject, RejectCode, Rejected
+from .limits import Full, Load
+from .money import format_usd
+from .order import Completion, Order
+from .plan_lines import LineFault, PlanLine
+from .planning import PlannedBatch, ReadBatch, plan_batch, read_orders
+from .wire import PlanOptions
+from .wire_out import chat_completion_out, reject_out
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+__all__ = ["BatchRun", "RunReport", "batch_id_of"]
+
+MAX_IN_FLIGHT: Final = 512
+MAX_TRIES: Final = 5
+"""How often a line whose sellers failed is tried again in a later round."""
+
+MAX_IDLE_ROUNDS: Final = 3
+"""Rounds without a single answer after which the rest is given up."""
+
+ROUND_WAIT_MS: Final = 1_000
+
+Progress = Callable[["RunReport"], None]
+
+
+@dataclass(slots=True)
+class RunReport:
+    """How far a run is: lines by what became of them, and money in nano-dollars.
+
+    in_doubt: lines that were in flight when an earlier run died; their holds stay in doubt and they run again.
+    expected_nusd: what was planned for the served. replayed: found paid in the ledger, written without paying again.
+    """
+
+    requests: int = 0
+    served: int = 0
+    refused: int = 0
+    replayed: int = 0
+    skipped: int = 0
+    in_doubt: int = 0
+    cost_nusd: int = 0
+    expected_nusd: int = 0
+    rounds: int = 0
+    latency_ms: list[int] = field(default_factory=list)
+    rejects: Counter[str] = field(default_factory=Counter)
+    models: Counter[str] = field(default_factory=Counter)
+    errors: list[LineFault] = field(default_factory=list)
+    first_plan: PlannedBatch | None = None
+
+    @property
+    def finished(self) -> int:
+        """Lines that need nothing more."""
+        return self.served + self.refused + self.skipped
+
+    def out(self) -> dict[str, Any]:
+        """As plain values; ``plan`` is the first round's summary."""
+        return {
+            "requests": self.requests,
+            "served": self.served,
+            "refused": self.refused,
+            "replayed": self.replayed,
+            "skipped": self.skipped,
+            "in_doubt": self.in_doubt,
+            "cost_usd": format_usd(self.cost_nusd),
+            "expected_usd": format_usd(self.expected_nusd),
+            "rounds": self.rounds,
+            "rejects": dict(sorted(self.rejects.items())),
+            "models": dict(self.models.most_common()),
+            "errors": [{"line": fault.number, "message": fault.message} for fault in self.errors],
+            "plan": self.first_plan.summary() if self.first_plan is not None else None,
+        }
+
+
+def batch_id_of(content: bytes) -> str:
+    """The id of a batch: the same file has the same, so that running it again continues it."""
+    return f"batch_{hashlib.blake2b(content, digest_size=8).hexdigest()}"
+
+
+class BatchRun:
+    """One run of one batch into one result file."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        batch_id: str,
+        results: ResultFile,
+        options: PlanOptions,
+        progress: Progress | None = None,
+    ) -> None:
+        self._engine = engine
+        self._batch_id = batch_id
+        self._results = results
+        self._options = options
+        self._progress = progress
+        self._gate = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._tries: Counter[str] = Counter()
+        self._last: dict[str, Reject] = {}
+        self.report = RunReport()
+
+    async def run(self, lines: Iterable[PlanLine | LineFault]) -> RunReport:
+        """Execute all lines that have no result yet; every line ends as exactly one result."""
+        batch = await read_orders(self._engine, lines)
+        report = self.report
+        report.requests, report.errors = len(batch.orders), batch.faults
+        todo = [(o, i) for o, i in zip(batch.orders, batch.ids, strict=True) if i not in self._results.done]
+        report.skipped = len(batch.orders) - len(todo)
+        idle = 0
+        while todo and idle < MAX_IDLE_ROUNDS:
+            before = report.finished
+            report.rounds += 1
+            await self._round(todo)
+            todo = [(order, i) for order, i in todo if i not in self._results.done]
+            idle = idle + 1 if report.finished == before else 0
+            if todo:
+                waits = [self._last[i].retry_after_ms or 0 for _, i in todo if i in self._last]
+                await asyncio.sleep(max(ROUND_WAIT_MS, min(waits, default=0)) / 1000)
+        for _, custom_id in todo:
+            self._refuse(custom_id, self._last[custom_id])
+        return report
+
+    async def _round(self, todo: list[tuple[Order, str]]) -> None:
+        part = ReadBatch([order for order, _ in todo], [custom_id for _, custom_id in todo])
+        plan = await plan_batch(self._engine, part, self._options)
+        if self.report.first_plan is None:
+            self.report.first_plan = plan
+        queues: dict[int, deque[int]] = {}
+        for row, column in enumerate(plan.plan.choice.tolist()):
+            if column >= 0:
+                queues.setdefault(column, deque()).append(row)
+                continue
+            reject = plan.rejects[row]
+            self._last[part.ids[row]] = reject
+            if not reject.code.again:
+                self._refuse(part.ids[row], reject)
+        async with asyncio.TaskGroup() as group:
+            for column, queue in queues.items():
+                group.create_task(self._pace(plan, column, queue, group))
+
+    async def _pace(
+        self, plan: PlannedBatch, column: int, queue: deque[int], group: asyncio.TaskGroup
+    ) -> None:
+        """Start one offer's calls as fast as its seller's limits allow."""
+        book, offer = plan.book, plan.book.offers[column]
+        capacity = self._engine.rooms.capacity
+        while queue:
+            row = queue.popleft()
+            load = Load(
+                int(book.input_tokens[row, column]),
+                int(book.output_tokens[row, column]),
+                latency_ms=int(book.latency_ms_p50[row, column]),
+            )
+            await self._gate.acquire()
+            taken = capacity.take(offer.provider, offer.model, load)
+            if isinstance(taken, Full):
+                self._gate.release()
+                if taken.retry_after_ms is None:
+                    continue  # larger than a limit: the next round plans it elsewhere
+                queue.appendleft(row)
+                await asyncio.sleep(max(1, taken.retry_after_ms) / 1000)
+                continue
+            group.create_task(self._one(plan, row, offer, taken))
+
+    async def _one(self, plan: PlannedBatch, row: int, offer: Offer, slot: Slot) -> None:
+        custom_id = plan.batch.ids[row]
+        try:
+            order = self._numbered(plan.batch.orders[row], custom_id)
+            grant = Grant(offer.provider, offer.model, offer.tier, slot)
+            done = await self._engine.buy(order, grant=grant)
+        except Rejected as refused:
+            self._failed(custom_id, refused.reject)
+        else:
+            self.report.expected_nusd += int(plan.book.cost_nusd[row, plan.plan.choice[row]])
+            self._serve(custom_id, done)
+        finally:
+            slot.release()
+            self._gate.release()
+            if self._progress is not None:
+                self._progress(self.report)
+
+    def _numbered(self, order: Order, custom_id: str) -> Order:
+        """The order under the id it has in this batch; a further try has an id of its own."""
+        again = self._tries[custom_id]
+        name = custom_id if len(custom_id) < 200 else hashlib.blake2b(custom_id.encode()).hexdigest()
+        suffix = f":{again}" if again else ""
+        return replace(order, order_id=f"{self._batch_id}:{name}{suffix}", keep_answer=True)
+
+    def _failed(self, custom_id: str, reject: Reject) -> None:
+        """Decide what a refused line does next: a later round, or its end."""
+        self._last[custom_id] = reject
+        if reject.code is RejectCode.IN_PROGRESS:
+            self.report.in_doubt += (
+                1  # in flight when an earlier run died: that hold stays in doubt, this one is new
+            )
+            self._tries[custom_id] += 1
+        elif reject.code is RejectCode.CAPACITY_EXHAUSTED:
+            pass  # nothing was tried
+        elif reject.code.again and self._tries[custom_id] < MAX_TRIES:
+            self._tries[custom_id] += 1
+        else:
+            self._refuse(custom_id, reject)
+
+    def _serve(self, custom_id: str, done: Completion) -> None:
+        report = self.report
+        report.served += 1
+        report.replayed += done.replayed
+        report.cost_nusd += done.cost_nusd
+        report.models[f"{done.provider}/{done.model}"] += 1
+        report.latency_ms.append(done.latency_ms)
+        created_s = self._engine.rooms.clock.now_ms() // 1000
+        self._results.write(
+            {
+                "id": done.order_id,
+                "custom_id": custom_id,
+                "cost_usd": format_usd(done.cost_nusd),
+                "response": {
+                    "status_code": 200,
+                    "request_id": done.order_id,
+                    "body": chat_completion_out(done, created_s),
+                },
+                "error": None,
+            }
+        )
+
+    def _refuse(self, custom_id: str, reject: Reject) -> None:
+        self.report.refused += 1
+        self.report.rejects[reject.code.name] += 1
+        out = reject_out(reject)
+        error = {"code": reject.code.name, "message": reject.message, "reject": out}
+        with suppress(KeyError):
+            self._last.pop(custom_id)
+        self._results.write(
+            {
+                "id": f"{self._batch_id}:{custom_id}",
+                "custom_id": custom_id,
+                "cost_usd": "0",
+                "response": None,
+                "error": error,
+            }
+        )
