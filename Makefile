@@ -51,7 +51,7 @@ $(VENV)/.bench: EXTRA := [test,bench]
 $(VENV)/.core $(VENV)/.test $(VENV)/.lint $(VENV)/.bench: pyproject.toml
 	@$(NEW_VENV)
 	@echo "Installing negotiator$(EXTRA) into $(VENV) (the first time takes a minute or two) ..."
-	@$(BIN)/python -m pip install --quiet --editable '.$(EXTRA)'
+	@$(BIN)/python -m pip install -qq --editable '.$(EXTRA)'
 	@touch $@
 
 # The first Python that is new enough and can make an environment; PYTHON=... chooses another.
