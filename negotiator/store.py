@@ -17,6 +17,7 @@ from .order import HoldState, Reservation, Settlement
 __all__ = [
     "DEFAULT_ACCOUNT",
     "HOUSE",
+    "MAX_DEPTH",
     "SUSPENSE",
     "Account",
     "Balance",
@@ -38,6 +39,9 @@ DEFAULT_ACCOUNT = "default"
 
 HOUSE = "~house"
 """The account that bears what a seller bills above its ceiling."""
+
+MAX_DEPTH = 16
+"""Accounts from leaf to root."""
 
 SUSPENSE = "~suspense"
 """The account that takes what is billed on a hold that had already resolved, until somebody looks."""
@@ -148,8 +152,11 @@ class LedgerStore(Protocol):
     """Money and order ids."""
 
     async def put_account(self, account: Account) -> None:
-        """Create an account or change its budget, period or default; raises InputInvalid for an unknown parent,
-        a circle, or a changed parent of an account that has rows."""
+        """Create an account or change its budget, period or default; a changed period starts with nothing posted.
+
+        An account's parent never changes. Raises InputInvalid for another or an unknown parent, an id or amount that
+        no account may have, or too many ancestors.
+        """
         ...
 
     async def balances(self, account_id: str, now_ms: int) -> tuple[Balance, ...]:
@@ -161,7 +168,10 @@ class LedgerStore(Protocol):
         ...
 
     async def deposit(self, account_id: str, nusd: int, reference: str, now_ms: int) -> Balance:
-        """Raise an account's budget (negative = correction); the same reference twice counts once."""
+        """Raise an account's budget (negative = correction); the same reference twice counts once.
+
+        Raises InputInvalid for an unknown account, one without a budget, or a reference used for another amount.
+        """
         ...
 
     async def find_order(self, account: str, order_id: str) -> OrderRecord | None:

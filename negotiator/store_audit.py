@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .money import format_usd
-from .store import DEFAULT_ACCOUNT, HOUSE, SUSPENSE, Account
-from .store_rows import Row, RowKind, account_from, period_start_ms
+from .store import HOUSE, SUSPENSE, Account
+from .store_rows import Row, RowKind, account_from, account_text, period_start_ms, rolls_at_ms
 
 __all__ = ["Recount", "Sums"]
 
@@ -37,7 +37,7 @@ class Recount:
     """Sums of all accounts as the rows say, from the beginning or from a checkpoint."""
 
     def __init__(self, checkpoint: Mapping[str, Any] | None = None) -> None:
-        self._parts = {name: _Part(Account(account_id=name)) for name in (DEFAULT_ACCOUNT, HOUSE, SUSPENSE)}
+        self._parts = {name: _Part(Account(account_id=name)) for name in (HOUSE, SUSPENSE)}
         self._holds: dict[str, tuple[str, int]] = {}
         self._sellers_nusd = 0
         self.seq = 0
@@ -56,6 +56,22 @@ class Recount:
             self._sellers_nusd += spent
         for reservation_id, account_id, _order_id, hold_nusd, *_ in checkpoint["holds"]:
             self._holds[reservation_id] = (account_id, hold_nusd)
+
+    def save(self) -> dict[str, Any]:
+        """A checkpoint to start another recount from."""
+        accounts = {}
+        for name, part in self._parts.items():
+            sums, period = part.sums, part.account.period
+            accounts[name] = [
+                account_text(part.account),
+                sums.posted_nusd,
+                sums.pending_nusd,
+                sums.deposits_nusd,
+                sums.spent_nusd,
+                rolls_at_ms(period, part.start_ms),
+            ]
+        holds = [[rid, account, "", nusd] for rid, (account, nusd) in self._holds.items()]
+        return {"seq": self.seq, "accounts": accounts, "holds": holds}
 
     def feed(self, rows: Iterable[Row]) -> str | None:
         """Count more rows, in order; the first misfit so far, in words."""

@@ -12,16 +12,25 @@ from typing import Any, Final
 import orjson
 
 from .errors import HoldResolved, InputInvalid
+from .money import MAX_NUSD
 from .order import HoldState, Reservation, Settlement
-from .store import DEFAULT_ACCOUNT, HOUSE, SUSPENSE, Account, Balance, Hold, Note, OrderRecord, Shortfall
+from .store import (
+    DEFAULT_ACCOUNT,
+    HOUSE,
+    MAX_DEPTH,
+    SUSPENSE,
+    Account,
+    Balance,
+    Hold,
+    Note,
+    OrderRecord,
+    Shortfall,
+)
 from .store_audit import Sums
 from .store_embedded_entry import Entry, Node, OrderIndex
 from .store_rows import Row, RowKind, account_from, account_text, check_account, rolls_at_ms
 
 __all__ = ["Book"]
-
-MAX_DEPTH: Final = 16
-"""Accounts from leaf to root."""
 
 
 class Book:
@@ -34,7 +43,7 @@ class Book:
         self._nodes: dict[str, Node] = {}
         self._open: dict[str, Entry] = {}
         self._open_orders: dict[tuple[str, str], Entry] = {}
-        for account_id in (DEFAULT_ACCOUNT, HOUSE, SUSPENSE):
+        for account_id in (HOUSE, SUSPENSE):
             self._add(Account(account_id=account_id))
 
     # accounts
@@ -43,35 +52,42 @@ class Book:
         """Create or change an account; raises InputInvalid."""
         check_account(account)
         node = self._nodes.get(account.account_id)
-        if account.parent is not None:
-            parent = self._nodes.get(account.parent)
+        if node is not None and node.account.parent != account.parent:
+            raise InputInvalid(
+                f"expected the parent of {account.account_id!r} to stay {node.account.parent!r}, found {account.parent!r}"
+            )
+        if node is None and account.parent is not None:
+            parent = self._find(account.parent)
             if parent is None:
                 raise InputInvalid(f"expected an existing parent account, found {account.parent!r}")
             if len(parent.line) >= MAX_DEPTH:
                 raise InputInvalid(f"expected at most {MAX_DEPTH} accounts from leaf to root, found more")
-            if node is not None and node in parent.line:
-                raise InputInvalid(
-                    f"expected a parent above {account.account_id!r}, found its own part {account.parent!r}"
-                )
-        if node is not None and node.used and node.account.parent != account.parent:
-            raise InputInvalid(
-                f"expected the parent of {account.account_id!r} to stay {node.account.parent!r}: it has rows"
-            )
         self._put(account)
         self._write(0, RowKind.ACCOUNT, self._nodes[account.account_id], detail=account_text(account))
 
+    def _find(self, account_id: str) -> Node | None:
+        """The account; the default one is made, without a limit, when it is first needed."""
+        node = self._nodes.get(account_id)
+        if node is None and account_id == DEFAULT_ACCOUNT:
+            self.put_account(Account(account_id=account_id))
+            node = self._nodes[account_id]
+        return node
+
     def accounts(self) -> tuple[str, ...]:
         """All account ids, sorted."""
-        return tuple(sorted(self._nodes))
+        return tuple(sorted(self._nodes.keys() | {DEFAULT_ACCOUNT}))
 
     def balances(self, account_id: str, now_ms: int) -> tuple[Balance, ...]:
         """The account and its ancestors; empty = unknown."""
         node = self._nodes.get(account_id)
+        if node is None and account_id == DEFAULT_ACCOUNT:
+            node = Node(Account(account_id=account_id))
+            node.line = (node,)
         return () if node is None else tuple(each.balance(now_ms) for each in node.line)
 
     def deposit(self, account_id: str, nusd: int, reference: str, now_ms: int) -> Balance:
         """Raise the budget of an account that has one, once per reference; raises InputInvalid."""
-        node = self._nodes.get(account_id)
+        node = self._find(account_id)
         if node is None:
             raise InputInvalid(f"expected an existing account, found {account_id!r}")
         if node.account.budget_nusd is None:
@@ -80,6 +96,11 @@ class Book:
         if before is not None and before != nusd:
             raise InputInvalid(f"expected {before} for deposit {reference!r} as before, found {nusd}")
         if before is None:
+            limit_nusd = node.balance(now_ms).limit_nusd
+            if limit_nusd is not None and limit_nusd + nusd > MAX_NUSD:
+                raise InputInvalid(
+                    f"expected budget and deposits of at most {MAX_NUSD} nano-dollars together"
+                )
             self._deposit(node, nusd, reference, now_ms)
             self._write(now_ms, RowKind.DEPOSIT, node, nusd=nusd, reference=reference)
         return node.balance(now_ms)
@@ -88,7 +109,7 @@ class Book:
 
     def reserve(self, hold: Hold, now_ms: int) -> Reservation | OrderRecord | Shortfall:
         """Claim the order id and hold the money, or change nothing."""
-        node = self._nodes.get(hold.account)
+        node = self._find(hold.account)
         if node is None:
             return Shortfall(account=hold.account, needed_nusd=hold.hold_nusd, balance=None)
         entry = self._open_orders.get((hold.account, hold.order_id))
@@ -267,8 +288,6 @@ class Book:
         before, node.account = node.account, account
         if before.period != account.period:
             node.roll(0)
-        if before.parent != account.parent:
-            self._relate()
 
     def _relate(self) -> None:
         for node in self._nodes.values():
@@ -288,7 +307,6 @@ class Book:
             if at_ms >= each.rolls_at_ms:
                 each.roll(at_ms)
             each.pending_nusd += entry.hold_nusd
-            each.used = True
         self._keep(entry)
 
     def _keep(self, entry: Entry) -> None:

@@ -129,7 +129,6 @@ class Node:
     deposits_nusd: int = 0
     spent_nusd: int = 0
     rolls_at_ms: int = NEVER_MS
-    used: bool = False
     references: dict[str, int] = field(default_factory=dict)
 
     def roll(self, at_ms: int) -> None:
@@ -147,7 +146,6 @@ class Node:
             self.deposits_nusd,
             self.spent_nusd,
             self.rolls_at_ms,
-            self.used,
             self.references,
         ]
 
@@ -155,7 +153,7 @@ class Node:
     def load(cls, account_id: str, saved: Sequence[Any]) -> Node:
         """What :meth:`save` wrote; ``line`` is left to the caller."""
         terms, *sums, references = saved
-        posted_nusd, pending_nusd, deposits_nusd, spent_nusd, rolls, used = sums
+        posted_nusd, pending_nusd, deposits_nusd, spent_nusd, rolls = sums
         return cls(
             account_from(account_id, terms),
             (),
@@ -164,7 +162,6 @@ class Node:
             deposits_nusd,
             spent_nusd,
             rolls,
-            used,
             dict(references),
         )
 
