@@ -64,6 +64,6 @@ test -x $(BIN)/pip || { \
     fi; \
   done; \
   echo "negotiator needs Python 3.11 or later with its venv module (on Debian and Ubuntu: apt install python3-venv);" >&2; \
-  echo "found: $$(python3 --version 2>&1 || true). Name another one with: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; \
+  echo "found: $$(python3 --version 2>&1 | grep Python || echo none). Name another one with: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; \
   exit 1; }
 endef
