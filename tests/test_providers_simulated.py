@@ -437,8 +437,8 @@ def test_scripts_strike_when_and_whom_they_say() -> None:
         for model, wait_s in (
             ("gpt-6-luna", 12.0),
             ("gpt-5-nano", 0.0),
-            ("gpt-6-luna", 0.0),
             ("gpt-6-luna", 20.0),
+            ("gpt-6-luna", 0.0),
         ):
             body = body_of(f"{model} {wait_s}")
             quote = best(seller, body, models=frozenset({model}))
