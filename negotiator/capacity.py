@@ -7,6 +7,7 @@ shared store, :mod:`negotiator.capacity_leases` decides how much of each row thi
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -17,10 +18,12 @@ from providers.terms import RateKind, RateLimit, Usage
 
 from .capacity_health import Breaker, Health, RetryBudget
 from .capacity_latency import Latencies, Spread, patience_ms
+from .capacity_leases import RENEW_MS, LeasedSlots, LeasedWindow, Leases
 from .capacity_windows import Bucket, Slots, Window
 from .events import Emit, Event
 from .limits import UNITS, Full, Lack, LimitRow, Load, limit_rows
 from .order import Loss
+from .store import RateStore
 
 __all__ = ["Capacity", "Health", "Slot", "Spread"]
 
@@ -30,9 +33,8 @@ MAX_PAIRS: Final = 4_096
 MIN_BACKOFF_MS: Final = 1_000  # after a 429 that does not say; doubles with every further one
 MAX_BACKOFF_MS: Final = 60_000
 MAX_RETRY_AFTER_MS: Final = 3_600_000  # what a seller may ask for
-SLOT_WAIT_MS: Final = 100  # nobody knows when a call in flight ends
 
-Counter = Window | Slots
+Counter = Window | Slots | LeasedWindow | LeasedSlots
 
 
 class _Row:
@@ -40,14 +42,12 @@ class _Row:
 
     __slots__ = ("counter", "kind", "lack", "row", "units")
 
-    def __init__(self, row: LimitRow) -> None:
+    def __init__(self, row: LimitRow, counter: Counter) -> None:
         self.row = row
         self.kind = row.kind
         self.units = UNITS[row.kind]
         self.lack = Lack(row.name)
-        self.counter: Counter = (
-            Slots(row.amount) if row.kind is RateKind.CONCURRENCY else Window(row.amount, row.per_ms)
-        )
+        self.counter = counter
 
 
 class _Pair:
@@ -63,6 +63,10 @@ class _Pair:
         self.backoff = Lack(f"{provider}/{model}:backoff")
         self.backoff_ms = 0
         self.backoff_until_ms = 0
+
+
+def _counter(row: LimitRow) -> Window | Slots:
+    return Slots(row.amount) if row.kind is RateKind.CONCURRENCY else Window(row.amount, row.per_ms)
 
 
 class Slot:
@@ -85,16 +89,16 @@ class Slot:
             return
         self._open = False
         self._pair.breaker.probing = False
-        used = None
+        now_ms, used = self._capacity.now_ms(), None
         if usage is not None:
             used = Load(usage.input_tokens, usage.output_tokens, usage.cache_read_tokens)
         for row, bucket, units in self._taken:
             if row.kind is RateKind.CONCURRENCY:
-                row.counter.give(bucket, units)
+                row.counter.give(bucket, units, now_ms)
             elif used is not None and (less := units - row.units(used)) > 0:
-                row.counter.give(bucket, less)
+                row.counter.give(bucket, less, now_ms)
             elif used is not None and less < 0:
-                row.counter.take(-less, self._capacity.now_ms())
+                row.counter.take(-less, now_ms)
 
     def release(self) -> None:
         """The call never reached the seller: all of it comes back."""
@@ -102,18 +106,30 @@ class Slot:
             return
         self._open = False
         self._pair.breaker.probing = False
+        now_ms = self._capacity.now_ms()
         for row, bucket, units in self._taken:
-            row.counter.give(bucket, units)
+            row.counter.give(bucket, units, now_ms)
 
 
 class Capacity:
     """The limits and the health of all sellers, as this process sees them."""
 
-    def __init__(self, limits: Mapping[str, Sequence[RateLimit]], clock: Clock, emit: Emit) -> None:
+    def __init__(
+        self,
+        limits: Mapping[str, Sequence[RateLimit]],
+        clock: Clock,
+        emit: Emit,
+        *,
+        rates: RateStore | None = None,
+        worker: str = "0",
+    ) -> None:
+        """``rates``: where several workers share the limits, None = this process has them to itself."""
         self._clock = clock
         self._emit = emit
+        self._leases = None if rates is None else Leases(rates, worker, emit)
+        count = _counter if self._leases is None else self._leases.counter
         self._rows = {
-            provider: tuple(_Row(row) for row in limit_rows(provider, limits_))
+            provider: tuple(_Row(row, count(row)) for row in limit_rows(provider, limits_))
             for provider, limits_ in limits.items()
         }
         self._pairs: dict[tuple[str, str], _Pair] = {}
@@ -190,10 +206,7 @@ class Capacity:
         if pair.breaker.out:
             waits_ms.append(pair.breaker.wait_ms(now_ms, self._last_of_kind(provider, model)))
         for row in pair.rows:
-            if isinstance(row.counter, Slots):
-                wait_ms: int | None = 0 if row.counter.left(now_ms) > 0 else SLOT_WAIT_MS
-            else:
-                wait_ms = row.counter.wait_ms(row.units(load), now_ms)
+            wait_ms = row.counter.wait_ms(row.units(load), now_ms)
             if wait_ms is None:
                 return None
             waits_ms.append(wait_ms)
@@ -211,7 +224,7 @@ class Capacity:
                 if row.kind is report.kind and row.row.per_ms == report.per_ms
             ]
             for counter in same:
-                assert isinstance(counter, Window)
+                assert isinstance(counter, Window | LeasedWindow)
                 counter.correct(report.remaining, report.reset_ms, now_ms)
             if not same and report.remaining == 0 and report.reset_ms:
                 self.backoff(provider, model, report.reset_ms)  # a limit that nobody told us about
@@ -225,6 +238,29 @@ class Capacity:
         until_ms = now_ms + min(retry_after_ms, MAX_RETRY_AFTER_MS)
         pair.backoff_until_ms = max(pair.backoff_until_ms, until_ms)
         self._tell("capacity.backoff", provider, model, retry_after_ms=retry_after_ms)
+
+    # Shared limits ----------------------------------------------------------------------------------------------
+
+    @property
+    def leased(self) -> bool:
+        """Whether what is left here is only what was leased, so that :meth:`refill` may bring more."""
+        return self._leases is not None
+
+    async def refill(self) -> None:
+        """Ask the store for room where a call was refused for lack of it; returns when it has answered."""
+        if self._leases is not None:
+            await self._leases.refill(self.now_ms())
+
+    async def keep_leased(self) -> None:
+        """Renew leases until cancelled; then give all back."""
+        if self._leases is None:
+            return
+        try:
+            while True:
+                await self.refill()
+                await asyncio.sleep(RENEW_MS / 1000)
+        finally:
+            await self._leases.close(self.now_ms())
 
     # Health -----------------------------------------------------------------------------------------------------
 

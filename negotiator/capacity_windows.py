@@ -18,6 +18,8 @@ __all__ = ["GRAINS", "Bucket", "Slots", "Window"]
 GRAINS: Final = 256
 """Buckets in a period, at most (and two that are just leaving and coming)."""
 
+SLOT_WAIT_MS: Final = 100
+
 
 class Bucket:
     """Calls counted together. units: what they use. gone: out of the window, nothing to give back to."""
@@ -69,7 +71,7 @@ class Window:
         buckets.append(bucket)
         return bucket
 
-    def give(self, bucket: Bucket, units: int) -> None:
+    def give(self, bucket: Bucket, units: int, now_ms: int) -> None:
         """Take ``units`` of a call back; without effect once its bucket is out of the window."""
         if not bucket.gone:
             bucket.units -= units
@@ -117,12 +119,16 @@ class Slots:
         """Free slots."""
         return self.amount - self.used
 
+    def wait_ms(self, units: int, now_ms: int) -> int | None:
+        """A short while where none is free: nobody knows when a call ends."""
+        return 0 if self.left(now_ms) >= units else SLOT_WAIT_MS
+
     def take(self, units: int, now_ms: int) -> Bucket:
         """Take slots; they come back by :meth:`give` alone."""
         self.used += units
         return Bucket(now_ms, units)
 
-    def give(self, bucket: Bucket, units: int) -> None:
+    def give(self, bucket: Bucket, units: int, now_ms: int) -> None:
         """Give slots back."""
         bucket.units -= units
         self.used -= units
