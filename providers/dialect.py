@@ -22,7 +22,7 @@ class Want:
     """What is asked of a vendor besides the body.
 
     cache_after: messages (indices, -1 = the tools) after which the vendor is asked to store the prompt. cache_key:
-    what calls with the same prefix share, so that the vendor sends them to the same cache; None = nothing shared.
+    what calls with the same prefix share, so that the vendor sends them to the same cache; None = nothing shared. quote_id: where the quote is called by it.
     """
 
     model: str
@@ -31,6 +31,7 @@ class Want:
     stream: bool
     cache_after: tuple[int, ...] = ()
     cache_key: str | None = None
+    quote_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

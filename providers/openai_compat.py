@@ -62,7 +62,9 @@ def is_neutral(name: str, value: object) -> bool:
     return (name == "n" and value == 1) or (name.endswith("_penalty") and value == 0)
 
 
-def _finish_reason(reason: str) -> str:
+def _finish_reason(reason: object) -> str:
+    if not isinstance(reason, str):
+        raise MalformedAnswer(f"expected a finish reason, found {reason!r}")
     if broken := _BROKEN.get(reason):
         raise broken(f"the answer broke off: finish reason {reason}")
     return _FINISH.get(reason, reason)

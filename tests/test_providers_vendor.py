@@ -12,6 +12,7 @@ from vendor_playback import Playback, collect, seller_at, ticket_for
 from providers.errors import (
     AuthFailed,
     MalformedAnswer,
+    ProviderError,
     ProviderTimeout,
     ProviderUnavailable,
     RateLimited,
@@ -72,7 +73,7 @@ async def test_a_finished_answer_does_not_wait_for_a_stream_that_stays_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After the finish reason the usage is waited for a little, then the answer is whole without it."""
-    monkeypatch.setattr("providers.vendor.USAGE_GRACE_MS", 50)
+    monkeypatch.setattr("providers.calls.USAGE_GRACE_MS", 50)
     playback = Playback([{"events": [PIECE, FINISH, "HANG"]}])
     async with playback.at() as url:
         seller = seller_at(url)
@@ -196,7 +197,7 @@ async def test_windows_are_heard() -> None:
     async with playback.at() as url:
         seller = seller_at(url, keys=("KEY_ONE", "KEY_TWO"))
         heard = []
-        seller.hear = lambda name, windows: heard.append((name, windows))
+        seller.hear(lambda name, windows: heard.append((name, windows)))
         await collect(seller, ticket_for(seller))
         ((name, (window,)),) = heard
         assert name == "shop"
@@ -311,4 +312,62 @@ async def test_prefix_goes_along_as_cache_key() -> None:
         seller = seller_at(url, "mistral")
         await collect(seller, ticket_for(seller, prefix=(PrefixMark(1000, "abc"), PrefixMark(2000, "def"))))
         assert playback.received[0].body["prompt_cache_key"] == "abc"
+        await seller.aclose()
+
+
+@pytest.mark.parametrize("kind", ["openai_compat", "anthropic", "gemini"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        [],
+        "text",
+        7,
+        {"choices": "x", "content": "x", "candidates": "x"},
+        {"choices": ["x"], "content": ["x"], "candidates": ["x"]},
+        {
+            "choices": [{"message": "x", "delta": "x"}],
+            "content": [None],
+            "candidates": [{"content": {"parts": "x"}}],
+        },
+        {
+            "choices": [{"message": {}, "delta": {"tool_calls": 7}, "finish_reason": 5}],
+            "type": "content_block_delta",
+        },
+        {"error": "x", "usage": "x", "usageMetadata": "x"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_of_any_other_shape_is_a_named_failure(
+    kind: str, shape: object, stream: bool
+) -> None:
+    """Whatever JSON a vendor sends, what comes out is a delta or an error of the tree, never a bare exception."""
+    playback = Playback([{"events": [f"data: {json.dumps(shape)}\n\n"]} if stream else {"json": shape}])
+    async with playback.at() as url:
+        seller = seller_at(url, kind)
+        with pytest.raises(ProviderError):
+            await collect(seller, ticket_for(seller, stream=stream))
+        await seller.aclose()
+
+
+@pytest.mark.parametrize("kind", ["anthropic", "gemini"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": [{"type": "function"}]},
+        {"tools": "x"},
+        {"response_format": 7},
+        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+    ],
+)
+async def test_a_body_of_any_other_shape_is_refused(kind: str, more: dict[str, object]) -> None:
+    """A body that is not in chat shape is the request's fault, not the seller's, and calls nobody."""
+    playback = Playback([GOOD])
+    async with playback.at() as url:
+        seller = seller_at(url, kind)
+        with pytest.raises(RequestRefused):
+            await collect(
+                seller, ticket_for(seller, {"messages": [{"role": "user", "content": "hi"}], **more})
+            )
+        assert not playback.received
         await seller.aclose()
