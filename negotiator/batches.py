@@ -21,7 +21,7 @@ from .capacity import Slot
 from .engine_grant import Grant
 from .errors import Reject, RejectCode, Rejected
 from .limits import Full, Load
-from .money import format_usd
+from .money import format_usd, parse_usd
 from .order import Completion, Order
 from .plan_lines import LineFault, PlanLine
 from .planning import PlannedBatch, ReadBatch, plan_batch, read_orders
@@ -51,6 +51,7 @@ class RunReport:
 
     in_doubt: lines that were in flight when an earlier run died; their holds stay in doubt and they run again.
     expected_nusd: what was planned for the served. replayed: found paid in the ledger, written without paying again.
+    failovers: answers that a runner-up gave. cached_tokens: input that sellers read from their prompt caches.
     """
 
     requests: int = 0
@@ -62,6 +63,8 @@ class RunReport:
     cost_nusd: int = 0
     expected_nusd: int = 0
     rounds: int = 0
+    failovers: int = 0
+    cached_tokens: int = 0
     latency_ms: list[int] = field(default_factory=list)
     rejects: Counter[str] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)
@@ -85,6 +88,8 @@ class RunReport:
             "cost_usd": format_usd(self.cost_nusd),
             "expected_usd": format_usd(self.expected_nusd),
             "rounds": self.rounds,
+            "failovers": self.failovers,
+            "cached_tokens": self.cached_tokens,
             "rejects": dict(sorted(self.rejects.items())),
             "models": dict(self.models.most_common()),
             "errors": [{"line": fault.number, "message": fault.message} for fault in self.errors],
@@ -116,6 +121,7 @@ class BatchRun:
         self._gate = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._tries: Counter[str] = Counter()
         self._last: dict[str, Reject] = {}
+        self._sunk_nusd: Counter[str] = Counter()  # charged by tries that gave no answer
         self.report = RunReport()
 
     async def run(self, lines: Iterable[PlanLine | LineFault]) -> RunReport:
@@ -208,6 +214,7 @@ class BatchRun:
     def _failed(self, custom_id: str, reject: Reject) -> None:
         """Decide what a refused line does next: a later round, or its end."""
         self._last[custom_id] = reject
+        self._sunk_nusd[custom_id] += parse_usd(reject.facts.get("charged_usd", "0"))
         if reject.code is RejectCode.IN_PROGRESS:
             self.report.in_doubt += (
                 1  # in flight when an earlier run died: that hold stays in doubt, this one is new
@@ -224,15 +231,18 @@ class BatchRun:
         report = self.report
         report.served += 1
         report.replayed += done.replayed
-        report.cost_nusd += done.cost_nusd
+        cost_nusd = done.cost_nusd + self._sunk_nusd.pop(custom_id, 0)
+        report.cost_nusd += cost_nusd
         report.models[f"{done.provider}/{done.model}"] += 1
         report.latency_ms.append(done.latency_ms)
+        report.failovers += len(done.attempts) > 1
+        report.cached_tokens += done.usage.cache_read_tokens
         created_s = self._engine.rooms.clock.now_ms() // 1000
         self._results.write(
             {
                 "id": done.order_id,
                 "custom_id": custom_id,
-                "cost_usd": format_usd(done.cost_nusd),
+                "cost_usd": format_usd(cost_nusd),
                 "response": {
                     "status_code": 200,
                     "request_id": done.order_id,
@@ -246,6 +256,8 @@ class BatchRun:
         self.report.refused += 1
         self.report.rejects[reject.code.name] += 1
         out = reject_out(reject)
+        cost_nusd = self._sunk_nusd.pop(custom_id, 0)
+        self.report.cost_nusd += cost_nusd
         error = {"code": reject.code.name, "message": reject.message, "reject": out}
         with suppress(KeyError):
             self._last.pop(custom_id)
@@ -253,7 +265,7 @@ class BatchRun:
             {
                 "id": f"{self._batch_id}:{custom_id}",
                 "custom_id": custom_id,
-                "cost_usd": "0",
+                "cost_usd": format_usd(cost_nusd),
                 "response": None,
                 "error": error,
             }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
+from typing import Final
 
 import orjson
 
@@ -19,11 +21,15 @@ from .errors import Reject, RejectCode
 from .events import Event
 from .execution import Execution, Outcome, Slot
 from .limits import Full, load_of
+from .money import format_usd
 from .order import Assignment, Candidate, Chunk, Completion, Reservation
 from .record import completion_kept
 from .store import Note
 
 __all__ = ["Check", "Delivery"]
+
+PATIENCE: Final = 3
+"""An attempt is never abandoned before this many times the p95 that was quoted."""
 
 Check = Callable[[Fill], bool]
 """A buyer's own judgement of an answer, asked before a two-tier order accepts it."""
@@ -56,6 +62,7 @@ class Delivery:
         self.job = job
         self.reservation = reservation
         self._rooms = rooms
+        self._assignment = assignment
         self._check = check
         self._grant = grant
         self._execution = Execution(
@@ -102,12 +109,16 @@ class Delivery:
 
     async def begin(self) -> None:
         """The hold is in doubt from here until it resolves."""
-        await self._rooms.ledger.begin(self.reservation)
+        longest_ms = self.job.order.deadline_ms
+        if longest_ms is None:
+            longest_ms = sum(map(self.abandon_after_ms, self._assignment.candidates))
+        await self._rooms.ledger.begin(self.reservation, longest_ms)
 
-    def abandon_after_ms(self, candidate: Candidate) -> int | None:
-        """A multiple of the seller's observed p99."""
+    def abandon_after_ms(self, candidate: Candidate) -> int:
+        """A multiple of the seller's observed p99, and never before what it quoted: slow tiers are slow on purpose."""
         quote = candidate.quote
-        return self._rooms.capacity.abandon_after_ms(quote.provider, quote.model, load_of(candidate))
+        observed_ms = self._rooms.capacity.abandon_after_ms(quote.provider, quote.model, load_of(candidate))
+        return max(observed_ms, PATIENCE * quote.latency_ms.p95)
 
     def failed(self, candidate: Candidate, error: ProviderError, latency_ms: int) -> None:
         """Count it against the seller's health."""
@@ -157,6 +168,11 @@ class Delivery:
             )
         else:
             job.settlement = await rooms.ledger.void(self.reservation, note=note)
+        posted_nusd = job.settlement.posted_nusd
+        if job.completion is not None and posted_nusd != job.completion.cost_nusd:
+            job.completion = replace(
+                job.completion, cost_nusd=posted_nusd
+            )  # it had lapsed: what the ledger says counts
         if job.completion is not None and candidate is not None:
             rooms.affinity.served(job.order, candidate)
         self._tell(outcome)
@@ -204,7 +220,7 @@ class Delivery:
         return Reject(
             code=code,
             message=f"{_WHY[code]}: {tried or 'no attempt fitted the hold'}",
-            facts={"attempts": len(outcome.attempts)},
+            facts={"attempts": len(outcome.attempts), "charged_usd": format_usd(outcome.billed_nusd)},
             retry_after_ms=outcome.retry_after_ms or (1_000 if code.again else None),
         )
 

@@ -25,7 +25,7 @@ MAX_DEFERRED: Final = 10_000
 """Settlements kept for a store that is away; beyond, a hold posts what was relayed, else its ceiling."""
 
 MAX_DEFAULTS: Final = 10_000
-DEFAULTS_MS: Final = 5_000
+DEFAULTS_MS: Final = 1_000
 """How long an account's default budget is believed before it is read again."""
 
 
@@ -124,9 +124,13 @@ class Ledger:
         self._live.add(outcome.reservation_id)
         return outcome
 
-    async def begin(self, reservation: Reservation) -> None:
-        """A call is about to reach a seller. Raises StoreError when it must not: the hold is gone or not reachable."""
-        await self._store.begin(reservation.reservation_id, self._clock.now_ms(), self._in_doubt_ms)
+    async def begin(self, reservation: Reservation, longest_ms: int = 0) -> None:
+        """A call is about to reach a seller. Raises StoreError when it must not: the hold is gone or not reachable.
+
+        longest_ms: how long the call itself may take; only then does the time in doubt begin to count.
+        """
+        in_doubt_ms = longest_ms + self._in_doubt_ms
+        await self._store.begin(reservation.reservation_id, self._clock.now_ms(), in_doubt_ms)
 
     async def relayed(self, reservation: Reservation, nusd: int) -> None:
         """At least so much is owed so far; lost when the store is away, and then the ceiling counts."""

@@ -1,0 +1,115 @@
+"""``negotiator quote``: every seller's price for one prompt, judged against terms; nothing is held or spent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.console import Console
+
+from negotiator.engine import Engine
+from negotiator.order import Book, Candidate
+from negotiator.wire import terms_from
+from negotiator.wire_out import book_out
+
+from .market import config_option, json_option, with_market
+from .terminal import console, print_json, table, usd
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.argument("text")
+@click.option("--budget-usd", help="Hard cap on everything this order may be charged.")
+@click.option("--min-quality", type=float, help="Floor for the estimated quality, 0 to 1.")
+@click.option("--deadline-ms", type=int, help="The whole answer must be there by then (p95).")
+@click.option("--ttft-ms", type=int, help="The first token must be there by then (p95).")
+@click.option("--max-tokens", type=int, help="Longest answer.")
+@click.option("--model", default="auto", help="auto, provider/model, or a model's name.")
+@click.option("--models", multiple=True, help="Only these (glob over provider/model); may be repeated.")
+@click.option("--exclude", multiple=True, help="Not these (glob); may be repeated.")
+@click.option("--tier", "tiers", multiple=True, help="Service paths to accept; may be repeated.")
+@click.option(
+    "--require", multiple=True, help="Tags the seller must have (tools, region:eu); may be repeated."
+)
+@click.option("--policy", help="cheapest, best_quality, fastest, balanced or two_tier.")
+@click.option("--task", help="What kind of task it is: a hint for the quality estimate.")
+@click.option(
+    "--twice", is_flag=True, help="Buy it once (simulated sellers) and quote again: shows warm caches."
+)
+@config_option
+@json_option
+def command(
+    text: str, max_tokens: int | None, model: str, config_path: Any, as_json: bool, twice: bool, **terms: Any
+) -> None:
+    """Ask every seller what it would do TEXT for. Exit 1 when no offer meets the terms, with the nearest that would.
+
+    Example: negotiator quote "Prove that 17 is prime." --budget-usd 0.002 --min-quality 0.9
+    """
+    given = terms_from({name: value for name, value in terms.items() if value not in (None, ())})
+    body: dict[str, Any] = {"model": model}
+    if max_tokens is not None:
+        body["max_tokens"] = max_tokens
+
+    async def work(market: Engine) -> Book:
+        if twice:
+            await market.complete(text, terms=given, **body)
+        return await market.quote(text, terms=given, **body)
+
+    book = with_market(config_path, work, quiet=as_json)
+    if as_json:
+        print_json(book_out(book))
+    else:
+        _show(console(), book)
+    if book.reject is not None:
+        raise click.exceptions.Exit(1)
+
+
+def _show(out: Console, book: Book) -> None:
+    rows = [_row(candidate) for candidate in book.candidates]
+    columns = [
+        "",
+        "model",
+        "tier",
+        ">expected",
+        ">at most",
+        ">p50",
+        ">p95",
+        ">quality",
+        "seen",
+        "discounts, or what it misses",
+    ]
+    out.print(table(None, columns, rows))
+    if book.reject is None:
+        return
+    out.print(f"\n[bold]{book.reject.code.name}[/]: {book.reject.message}")
+    for offer in book.reject.counter_offers:
+        terms = ", ".join(f"{term} {value}" for term, value in offer.terms.items())
+        out.print(
+            f"  would be served with {terms}: {offer.provider}/{offer.model} for {usd(offer.expected_nusd)}, "
+            f"at most {usd(offer.ceiling_nusd)}"
+        )
+
+
+def _row(candidate: Candidate) -> list[str]:
+    quote, estimate = candidate.quote, candidate.estimate
+    if candidate.misses:
+        remarks = "; ".join(f"{m.term} {_plain(m.offered)}, not {_plain(m.asked)}" for m in candidate.misses)
+    else:
+        remarks = "; ".join(f"{d.kind.value} saves {usd(d.saves_nusd)} ({d.basis})" for d in quote.discounts)
+    return [
+        "✓" if candidate.eligible else "✗",
+        quote.key,
+        quote.tier,
+        usd(candidate.expected_nusd),
+        usd(candidate.ceiling_nusd),
+        f"{quote.latency_ms.p50 / 1000:.1f} s",
+        f"{quote.latency_ms.p95 / 1000:.1f} s",
+        f"{estimate.mean:.2f}±{estimate.sd:.2f}",
+        str(estimate.observations),
+        remarks,
+    ]
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)

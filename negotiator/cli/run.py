@@ -1,0 +1,88 @@
+"""``negotiator run``: execute a batch within the limits, resumable, every line exactly one result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from negotiator.batch_results import ResultFile
+from negotiator.batches import BatchRun, RunReport, batch_id_of
+from negotiator.engine import Engine
+from negotiator.errors import InputInvalid
+from negotiator.money import format_usd
+from negotiator.plan_lines import read_file
+from negotiator.wire import options_from
+
+from .market import config_option, json_option, store_option, with_market
+from .plan import plan_options
+from .terminal import console, note, print_json, progress_bar, table, usd
+
+__all__ = ["command", "show_run"]
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Results, one line per request.")
+@config_option
+@store_option
+@json_option
+@plan_options
+def command(
+    file: Path, out: Path, config_path: Path | None, store: str | None, as_json: bool, **options: Any
+) -> None:
+    """Execute FILE.jsonl within every seller's limits and write one result per line to --out.
+
+    Interrupted or killed, the same command goes on where it stopped: no line is lost, none is paid twice without
+    saying so. Exit 1 when lines were broken.
+
+    Example: negotiator run examples/workload.jsonl --out answers.jsonl
+    """
+    given = options_from({name: value for name, value in options.items() if value is not None})
+    try:
+        batch_id = batch_id_of(file.read_bytes())
+    except OSError as error:
+        raise InputInvalid(f"{file}: expected a readable file, found: {error.strerror}") from None
+    with progress_bar() as bar, ResultFile(out) as results:
+        task = bar.add_task("running", total=None, facts="")
+
+        def progress(report: RunReport) -> None:
+            bar.update(task, total=report.requests, completed=report.finished, facts=usd(report.cost_nusd))
+
+        async def work(market: Engine) -> RunReport:
+            return await BatchRun(market, batch_id, results, given, progress).run(read_file(file))
+
+        report = with_market(config_path, work, store=store, quiet=as_json)
+    if as_json:
+        print_json({**report.out(), "total_cost_usd": format_usd(results.cost_nusd), "out": str(out)})
+    else:
+        show_run(console(), report, results.cost_nusd)
+        note(f"results in {out}")
+    for fault in report.errors:
+        note(f"{file}:{fault.number}: {fault.message}")
+    if report.errors:
+        raise click.exceptions.Exit(1)
+
+
+def show_run(out: Console, report: RunReport, total_nusd: int) -> None:
+    """What was done, for people."""
+    rows = [
+        ["served now", str(report.served), usd(report.cost_nusd)],
+        ["of them paid earlier, found in the ledger", str(report.replayed), ""],
+        ["refused", str(report.refused), "$0"],
+        ["done by an earlier run", str(report.skipped), ""],
+        ["in the whole result file", str(report.finished), usd(total_nusd)],
+    ]
+    out.print(table(None, ["requests", ">number", ">cost"], rows))
+    if report.in_doubt:
+        out.print(
+            f"\n{report.in_doubt} requests were in flight when an earlier run died: they ran again, and their first "
+            "holds stay in doubt until the sellers' usage is known or the ledger posts them."
+        )
+    if report.rejects:
+        out.print()
+        out.print(
+            table("Refused", ["reject", ">requests"], [[n, str(c)] for n, c in report.rejects.most_common()])
+        )
