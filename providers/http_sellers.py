@@ -18,6 +18,7 @@ from .presets import Preset, preset
 from .pricelist import PriceList
 from .ratecard import EMBEDDINGS, RateCard
 from .vendor import VendorSeller
+from .vendor_terms import load_vendor_terms
 
 __all__ = ["http_seller"]
 
@@ -54,7 +55,8 @@ def http_seller(
         id_prefix=f"{settings.label}_{secrets.token_hex(4)}",
         quote_ttl_ms=settings.quote_ttl_ms,
     )
-    return VendorSeller(settings.label, dialect, HttpClient(base_url), keys, prices, limits=settings.limits)
+    limits = load_vendor_terms().limits(row.vendor, settings.limits)
+    return VendorSeller(settings.label, dialect, HttpClient(base_url), keys, prices, limits=limits)
 
 
 def _dialect(row: Preset) -> Dialect:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import lru_cache
 from typing import Final
 
 from .base import PricingSettings
@@ -27,20 +28,26 @@ def idle_standing(
     A full seller asks its list price. Short requests ride along at nine tenths.
     """
     idle = max(0, min(STEPS, round((1 - busy) * STEPS)))
-    span = 1 - Fraction(pricing.reserve_share).limit_denominator(1000)
+    wanted = rfq.expected_output_tokens or FAST_PATH_TOKENS
+    short = busy < 1 and rfq.input_tokens + wanted <= FAST_PATH_TOKENS
+    asked, lowest = _reductions(idle, pricing.reserve_share, short)
+    return Standing(reduction=asked, reserve=lowest, capacity=capacity, firm=firm)
+
+
+@lru_cache(maxsize=1024)
+def _reductions(idle: int, reserve_share: float, short: bool) -> tuple[Reduction | None, Reduction | None]:
+    """What is asked at ``idle`` per cent, and the lowest; None = the list price."""
+    span = 1 - Fraction(reserve_share).limit_denominator(1000)
     asked = 1 - span * Fraction(idle, 2 * STEPS)
     lowest = 1 - span * Fraction(idle, STEPS)
     basis, kind = f"{idle} % of its capacity is idle", DiscountKind.IDLE
-    wanted = rfq.expected_output_tokens or FAST_PATH_TOKENS
-    if rfq.input_tokens + wanted <= FAST_PATH_TOKENS and busy < 1:
+    if short:
         asked, lowest = asked * FAST_PATH_SHARE, lowest * FAST_PATH_SHARE
         if not idle:
             basis, kind = "a short request rides along in the running batch", DiscountKind.FAST_PATH
-    return Standing(
-        reduction=_reduction(kind, asked, basis),
-        reserve=_reduction(DiscountKind.COUNTER, lowest, f"second round: {basis}"),
-        capacity=capacity,
-        firm=firm,
+    return (
+        _reduction(kind, asked, basis),
+        _reduction(DiscountKind.COUNTER, lowest, f"second round: {basis}"),
     )
 
 

@@ -92,6 +92,7 @@ class PriceList:
         self._speeds: dict[tuple[str, str], SpeedModel] = {}
         self._compiled: tuple[Offer, ...] | None = None
         self._quoters: tuple[Quoter, ...] = ()
+        self._current(clock.now_ms())  # a model without a price is refused now, not at the first request
 
     def offers(self) -> tuple[Offer, ...]:
         """What is sold now, with what was learnt of tokens and latency."""

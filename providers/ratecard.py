@@ -143,21 +143,31 @@ class RateCard:
         offers: list[Offer] = []
         ends: list[int] = []
         for priced in self._models:
-            if priced.card is not None and priced.card.steps(now, {}) is None:
-                raise self._unpriced(priced.settings.name)
             boundary = self._boundary(priced, now)
             valid_for_ms = None if boundary is None else round(boundary.timestamp() * 1000) - now_ms
             if valid_for_ms is not None:
                 ends.append(now_ms + valid_for_ms)
-            tiers = (self._offer(priced, tier, now, valid_for_ms) for tier in self._tiers)
-            offers += [offer for offer in tiers if offer is not None]
+            try:
+                offers += self._offers_of(priced, now, valid_for_ms)
+            except ValueError:
+                if self._compiled is None:
+                    raise
+                # A price that went wrong while we sell is not sold; the market goes on without it.
         return _Compiled(tuple(offers), now_ms, min(ends, default=None))
+
+    def _offers_of(self, priced: _Priced, now: datetime, valid_for_ms: int | None) -> list[Offer]:
+        if priced.card is not None and priced.card.steps(now, {}) is None:
+            raise self._unpriced(priced.settings.name)
+        offers = (self._offer(priced, tier, now, valid_for_ms) for tier in self._tiers)
+        return [offer for offer in offers if offer is not None]
 
     def _offer(self, priced: _Priced, tier: str, now: datetime, valid_for_ms: int | None) -> Offer | None:
         name = priced.settings.name
         steps, list_steps = self._steps(priced, tier, now)
         if steps is None:
             return None
+        for step in steps:
+            check_rates(step.rates, f"{self._provider}/{name} in genai-prices {package_version()}")
         model = self._terms.model(self._vendor, name)
         tokens = self._terms.tokens(self._vendor, name)
         tags = self._tags | set(self._row.tags) | set(model.tags)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import datetime
 import tomllib
+from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from importlib.resources import files
@@ -14,7 +16,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .terms import CacheTerms, CacheWrites
+from .terms import CacheTerms, CacheWrites, RateKind, RateLimit
 
 __all__ = [
     "DEFAULT_MAX_OUTPUT_TOKENS",
@@ -63,12 +65,11 @@ class _ModelRows(_Row):
 class VendorRow(_Row):
     """One vendor. card: its name in the price package, None = prices by configuration only.
 
-    headers: the dialect of its rate-limit headers. cached_input_counts: whether cached tokens use up its limits.
+    cached_input_counts: whether tokens read from its cache use up its limits on input tokens.
     """
 
     name: Name
     card: Name | None = None
-    headers: Literal["anthropic", "fireworks", "none", "openai", "together"]
     cached_input_counts: bool
     tags: list[Name] = []
 
@@ -166,6 +167,17 @@ class VendorTerms:
         except KeyError:
             known = ", ".join(sorted(self._vendors))
             raise KeyError(f"vendor: expected one of {known}, found {name!r}") from None
+
+    def limits(self, vendor: str, limits: Sequence[RateLimit]) -> tuple[RateLimit, ...]:
+        """An account's limits as its vendor counts: on uncached input where cached tokens are free of them."""
+        if self.vendor(vendor).cached_input_counts:
+            return tuple(limits)
+        return tuple(
+            replace(limit, kind=RateKind.UNCACHED_INPUT_TOKENS)
+            if limit.kind is RateKind.INPUT_TOKENS
+            else limit
+            for limit in limits
+        )
 
     def tier(self, vendor: str, model: str, tier: str) -> TierRow | None:
         """How a model is sold in a tier, None = not known to be."""

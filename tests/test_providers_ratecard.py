@@ -250,7 +250,6 @@ version = "0.2.3"
 released = 2026-11-10
 [[vendor]]
 name = "v"
-headers = "none"
 cached_input_counts = true
 source = "https://example.com"
 checked = 2026-11-23

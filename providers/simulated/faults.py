@@ -37,7 +37,7 @@ class Fault:
     """One entry of a script.
 
     from_ms, until_ms: counted from the seller's start, None = for ever. calls: only these calls (1 = its first).
-    model: only this one. share: of the calls that fit, how many it hits.
+    model, tier: only this one. share: of the calls that fit, how many it hits.
     """
 
     kind: FaultKind
@@ -45,6 +45,7 @@ class Fault:
     until_ms: int | None = None
     calls: frozenset[int] | None = None
     model: str | None = None
+    tier: str | None = None
     share: float = 1.0
 
     def __post_init__(self) -> None:
@@ -53,13 +54,14 @@ class Fault:
         if self.until_ms is not None and self.until_ms <= self.from_ms:
             raise ValueError(f"until_ms: expected after from_ms {self.from_ms}, found {self.until_ms}")
 
-    def hits(self, since_start_ms: int, call: int, model: str, draw: Random) -> bool:
+    def hits(self, since_start_ms: int, call: int, model: str, tier: str, draw: Random) -> bool:
         """Whether it strikes this call."""
         return (
             self.from_ms <= since_start_ms
             and (self.until_ms is None or since_start_ms < self.until_ms)
             and (self.calls is None or call in self.calls)
-            and (self.model is None or model == self.model)
+            and self.model in (None, model)
+            and self.tier in (None, tier)
             and (self.share == 1 or draw.random() < self.share)
         )
 
@@ -70,8 +72,9 @@ class Faults:
     def __init__(self, script: Iterable[Fault] = ()) -> None:
         self.script = tuple(script)
 
-    def strikes(self, since_start_ms: int, call: int, model: str, draw: Random) -> FaultKind | None:
+    def strikes(
+        self, since_start_ms: int, call: int, model: str, tier: str, draw: Random
+    ) -> FaultKind | None:
         """What happens to a call."""
-        return next(
-            (fault.kind for fault in self.script if fault.hits(since_start_ms, call, model, draw)), None
-        )
+        hits = (f.kind for f in self.script if f.hits(since_start_ms, call, model, tier, draw))
+        return next(hits, None)

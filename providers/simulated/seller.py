@@ -159,7 +159,7 @@ class SimulatedSeller:
             self._asked.popitem(last=False)
         draw = Random(f"{self._seed}/{self._name}/{times}/{prompt}")
         since_ms = self._clock.now_ms() - self._start_ms
-        fault = self.faults.strikes(since_ms, self._calls, quote.model, draw)
+        fault = self.faults.strikes(since_ms, self._calls, quote.model, quote.tier, draw)
         return _Run(self._prices.began(ticket), draw, fault, quote.tier)
 
     async def _serve(self, run: _Run) -> AsyncGenerator[Delta]:
