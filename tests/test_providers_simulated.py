@@ -37,7 +37,20 @@ from providers.simulated import (
     simulated_seller,
     true_quality,
 )
-from providers.terms import RFQ, Delta, Quote, RateKind, RateLimit, Target, Ticket, price_nusd
+from providers.terms import (
+    RFQ,
+    Delta,
+    LineKind,
+    Quote,
+    RateKind,
+    RateLimit,
+    Rates,
+    Target,
+    Ticket,
+    Usage,
+    price_lines,
+    price_nusd,
+)
 from providers.tokens import read_chat
 
 KEY = b"tenant"
@@ -295,23 +308,38 @@ def conversation(turns: int, number: int) -> list[dict[str, Any]]:
     return bodies
 
 
+def input_nusd(rates: Rates, usage: Usage) -> int:
+    """What the input of a call cost."""
+    return sum(line.nusd for line in price_lines(rates, usage) if line.kind is not LineKind.OUTPUT)
+
+
 @pytest.mark.parametrize("name", ["openai", "anthropic", "google", "deepseek", "x-ai", "basement"])
 def test_expected_cache_discounts_are_realised_in_sum(name: str) -> None:
-    """Over sixty multi-turn conversations the tokens expected from the cache are within 10 % of those read."""
+    """Over sixty multi-turn conversations, tokens read and dollars saved on input are within 10 % of those expected."""
 
-    async def story() -> tuple[int, int]:
+    async def story() -> tuple[int, int, int, int]:
         seller = next(s for s in default_sellers(LoopClock(), seed=3, limits_scale=100) if s.name == name)
+        expected = saved = 0
         for number in range(60):
             for body in conversation(5, number):
                 quote = best(seller, body)
-                await serve(seller, ticket_of(quote, body, max_output_tokens=50))
+                _, last = await serve(seller, ticket_of(quote, body, max_output_tokens=50))
+                assert last.usage is not None
+                plain = replace(last.usage, cache_read_tokens=0, cache_write_tokens=0)
+                lines = [line for line in quote.lines if line.kind is not LineKind.OUTPUT]
+                tokens = sum(line.tokens for line in lines)
+                expected += tokens * quote.rates.input_nusd_per_mtok // 1_000_000 - sum(
+                    line.nusd for line in lines
+                )
+                saved += input_nusd(quote.rates, plain) - input_nusd(quote.rates, last.usage)
                 await asyncio.sleep(5)
         scores = seller.cache_scores().values()
-        return sum(s.expected_tokens for s in scores), sum(s.read_tokens for s in scores)
+        return sum(s.expected_tokens for s in scores), sum(s.read_tokens for s in scores), expected, saved
 
-    expected, read = run_virtual(story())
-    assert read > 100_000
-    assert abs(expected - read) <= 0.1 * read
+    expected_tokens, read_tokens, expected_nusd, saved_nusd = run_virtual(story())
+    assert read_tokens > 100_000
+    assert abs(expected_tokens - read_tokens) <= 0.1 * read_tokens
+    assert abs(expected_nusd - saved_nusd) <= 0.1 * saved_nusd
 
 
 def test_an_idle_seller_lowers_its_price_and_further_when_asked_again() -> None:
