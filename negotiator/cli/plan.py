@@ -123,7 +123,7 @@ def show_plan(out: Console, planned: PlannedBatch, *, max_refused: int = 20) -> 
         out.print(
             table(
                 "Refused",
-                ["request", "reject", "why, and what would be served"],
+                ["=request", "=reject", "why, and what would be served"],
                 _refused(planned, max_refused),
             )
         )

@@ -69,7 +69,7 @@ def _show(out: Console, book: Book) -> None:
     rows = [_row(candidate) for candidate in book.candidates]
     columns = [
         "",
-        "model",
+        "=model",
         "tier",
         ">expected",
         ">at most",

@@ -31,7 +31,7 @@ def print_json(value: Any) -> None:
 
 
 def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table whose first column is text and whose numbers (columns that start with ``>``) are right-aligned."""
+    """A table. Columns that start with ``>`` are right-aligned, with ``=`` are never broken."""
     made = Table(
         title=title,
         title_justify="left",
