@@ -128,12 +128,14 @@ def test_of_all_rooms_only_clearing_knows_the_solver() -> None:
 
 
 def test_pydantic_stays_at_the_edges() -> None:
-    """pydantic checks what comes in: wire, config, api and the loading of rate data; inside are dataclasses."""
+    """pydantic checks what strangers say: wire, config, api, rate data, the quote protocol; inside are dataclasses."""
 
     def edge(module: Module) -> bool:
         if module.package == "negotiator":
             return belongs(module.part, "wire", "config", "api")
-        return module.package == "providers" and belongs(module.part, "pricecard", "ratecard", "vendor_terms")
+        return module.package == "providers" and belongs(
+            module.part, "agent", "pricecard", "protocol", "ratecard", "vendor_terms"
+        )
 
     hold(imports_outside(edge, "pydantic"))
 
