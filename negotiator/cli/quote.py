@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from negotiator.engine import Engine
-from negotiator.order import Book, Candidate
+from negotiator.order import Book, Candidate, Miss
 from negotiator.wire import terms_from
 from negotiator.wire_out import book_out
 
@@ -66,20 +66,23 @@ def command(
 
 
 def _show(out: Console, book: Book) -> None:
-    rows = [_row(candidate) for candidate in book.candidates]
-    columns = [
-        "",
-        "=model",
-        "tier",
-        ">expected",
-        ">at most",
-        ">p50",
-        ">p95",
-        ">quality",
-        "seen",
-        "discounts, or what it misses",
+    if book.eligible:
+        columns = ["=model", "tier", ">expected", ">at most", ">p50", ">p95", ">quality", ">seen"]
+        out.print(
+            table("Would serve it, best first", columns, [_row(candidate) for candidate in book.eligible])
+        )
+        for candidate in book.eligible:
+            for saved in candidate.quote.discounts:
+                key = f"{candidate.quote.key} {candidate.quote.tier}"
+                out.print(f"  {key}: {saved.kind.value} saves {usd(saved.saves_nusd)} ({saved.basis})")
+        out.print()
+    rows = [
+        [c.quote.key, c.quote.tier, usd(c.expected_nusd), ", ".join(map(_missed, c.misses))]
+        for c in book.candidates
+        if not c.eligible
     ]
-    out.print(table(None, columns, rows))
+    if rows:
+        out.print(table("Out", ["=model", "tier", ">expected", "because"], rows))
     if book.reject is None:
         return
     out.print(f"\n[bold]{book.reject.code.name}[/]: {book.reject.message}")
@@ -93,12 +96,7 @@ def _show(out: Console, book: Book) -> None:
 
 def _row(candidate: Candidate) -> list[str]:
     quote, estimate = candidate.quote, candidate.estimate
-    if candidate.misses:
-        remarks = "; ".join(f"{m.term} {_plain(m.offered)}, not {_plain(m.asked)}" for m in candidate.misses)
-    else:
-        remarks = "; ".join(f"{d.kind.value} saves {usd(d.saves_nusd)} ({d.basis})" for d in quote.discounts)
     return [
-        "✓" if candidate.eligible else "✗",
         quote.key,
         quote.tier,
         usd(candidate.expected_nusd),
@@ -107,8 +105,17 @@ def _row(candidate: Candidate) -> list[str]:
         f"{quote.latency_ms.p95 / 1000:.1f} s",
         f"{estimate.mean:.2f}±{estimate.sd:.2f}",
         str(estimate.observations),
-        remarks,
     ]
+
+
+def _missed(miss: Miss) -> str:
+    if miss.term in ("budget_usd", "value_usd"):
+        return f"costs up to {miss.offered}"
+    if miss.term in ("deadline_ms", "ttft_ms"):
+        return f"{miss.term.removesuffix('_ms')} {miss.offered / 1000:.1f} s"
+    if miss.term == "min_quality":
+        return f"quality {miss.offered:.2f}"
+    return f"{miss.term} {_plain(miss.offered)}"
 
 
 def _plain(value: Any) -> str:

@@ -44,7 +44,10 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str
     for name in columns:
         right = name.startswith(">")
         made.add_column(
-            name.lstrip(">"), justify="right" if right else "left", no_wrap=right, header_style="dim"
+            name.lstrip(">="),
+            justify="right" if right else "left",
+            no_wrap=right or name.startswith("="),
+            header_style="dim",
         )
     for row in rows:
         made.add_row(*row)
