@@ -89,7 +89,7 @@ class PrefixCache:
             return NO_CACHE
         if not read or sent is None:
             return CacheHope(write_tokens=written)
-        age_ms = now_ms - sent.last_ms
+        age_ms = max(0, now_ms - sent.last_ms)  # the clock may step back
         hit, calls = self.hit_rate(model, terms), self._records.get(model, _Record()).calls
         return CacheHope(
             read_tokens=read,

@@ -435,6 +435,44 @@ def test_a_seller_that_never_answers_hangs_until_it_is_abandoned() -> None:
     run_virtual(story())
 
 
+def test_a_stalled_stream_says_something_and_then_nothing() -> None:
+    """Half of the answer came when the buyer gives up; the slot is free again."""
+
+    async def story() -> int:
+        seller = one(faults={"openai": Faults([Fault(kind=FaultKind.STALL, calls=frozenset({1}))])})
+        quote, came = best(seller, body_of()), 0
+
+        async def listen() -> None:
+            nonlocal came
+            async for _ in seller.execute(ticket_of(quote, body_of(), stream=True)):
+                came += 1
+
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(listen(), 600)
+        await serve(seller, ticket_of(quote, body_of()))
+        return came
+
+    assert 0 < run_virtual(story()) < 8
+
+
+def test_a_refused_call_warms_nothing() -> None:
+    """A prompt that met a full window is cold when it comes again."""
+
+    async def story() -> Delta:
+        seller = one(limits_scale=0.002, seed=1)  # one call a minute
+        long = body_of("one", "You are a careful clerk. " * 100)
+        other, quote = body_of("other"), best(seller, long)
+        await serve(seller, ticket_of(best(seller, other), other))
+        with pytest.raises(RateLimited):
+            await serve(seller, ticket_of(quote, long))
+        await asyncio.sleep(61)
+        return (await serve(seller, ticket_of(quote, long, max_output_tokens=20)))[1]
+
+    last = run_virtual(story())
+    assert last.usage is not None
+    assert last.usage.cache_read_tokens == 0
+
+
 def test_wrong_bills_come_as_scripted() -> None:
     """Usage may be missing, ten times too high, or the bill three times the ceiling: the house must cope."""
 

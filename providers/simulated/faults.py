@@ -14,7 +14,7 @@ class FaultKind(StrEnum):
     """The ways in which sellers fail.
 
     OUTAGE and ERROR_500 refuse at once; RATE_LIMITED is a 429 that does not say when to come back; SLOW takes
-    twenty times as long; CUT ends the stream half-way. The last four answer well but tell their usage or bill wrongly.
+    twenty times as long; CUT ends the stream half-way, STALL leaves it open and silent. The last four answer well but tell their usage or bill wrongly.
     """
 
     OUTAGE = "outage"
@@ -23,6 +23,7 @@ class FaultKind(StrEnum):
     NEVER_ANSWERS = "never_answers"
     SLOW = "slow"
     CUT = "cut"
+    STALL = "stall"
     MALFORMED = "malformed"
     AUTH = "auth"
     CONTENT = "content"

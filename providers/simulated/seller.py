@@ -181,21 +181,17 @@ class SimulatedSeller:
                 f"expected at most {offer.context_tokens} tokens, found {input_tokens}", status=400
             )
         said = compose(traits, offer.model, ticket.body, ticket.max_output_tokens, run.draw, self._seed)
-        read, written = self._warmth.serve(
-            offer.model,
-            offer.cache,
-            ticket.prefix,
-            input_tokens,
-            run.call.breakpoints,
-            self._clock.now_ms(),
-            run.draw,
+        now_ms, marked = self._clock.now_ms(), run.call.breakpoints
+        read, written = self._warmth.look(
+            offer.model, offer.cache, ticket.prefix, input_tokens, marked, now_ms, run.draw
         )
         usage = Usage(input_tokens, said.output_tokens, read, written, reasoning_tokens=said.reasoning_tokens)
         windows = self._tier_windows.get(run.tier, self._windows)
-        wait_ms = windows.enter(offer.model, _uses(usage), self._clock.now_ms())
+        wait_ms = windows.enter(offer.model, _uses(usage), now_ms)
         if wait_ms:
             await asyncio.sleep(REFUSAL_MS / 1000)
             raise RateLimited("the window is full", status=429, retry_after_ms=max(1, wait_ms - REFUSAL_MS))
+        self._warmth.warm(offer.model, offer.cache, ticket.prefix, marked, now_ms)
         try:
             async for delta in self._speak(run, offer, said, usage):
                 yield delta
@@ -214,12 +210,15 @@ class SimulatedSeller:
             await asyncio.sleep(first_s)
             parts = list(pieces(said.message, DELTAS))
             for number, part in enumerate(parts):
-                if run.fault is FaultKind.CUT and number > len(parts) // 2:
-                    raise StreamCut("the stream ended before its last chunk")
+                if number > len(parts) // 2:
+                    if run.fault is FaultKind.CUT:
+                        raise StreamCut("the stream ended before its last chunk")
+                    if run.fault is FaultKind.STALL:
+                        await asyncio.sleep(FAR_FUTURE_S)
                 yield Delta(delta=part)
                 await asyncio.sleep(rest_s / len(parts))
         else:
-            await asyncio.sleep(first_s + rest_s)
+            await asyncio.sleep(FAR_FUTURE_S if run.fault is FaultKind.STALL else first_s + rest_s)
             if run.fault is FaultKind.CUT:
                 raise StreamCut("the connection closed before the whole answer came")
         told = _told(run.fault, usage)

@@ -29,7 +29,7 @@ class Warmth:
         self._hit = hit
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
 
-    def serve(
+    def look(
         self,
         model: str,
         terms: CacheTerms | None,
@@ -39,7 +39,7 @@ class Warmth:
         now_ms: int,
         draw: Random,
     ) -> tuple[int, int]:
-        """Tokens read and tokens written and charged for one request, which then warms its own prefixes."""
+        """Tokens read, and tokens written and charged, if a request is served now; a prefix may have been evicted."""
         if terms is None or not prefix:
             return 0, 0
         scale = input_tokens / prefix[-1].tokens
@@ -56,17 +56,19 @@ class Warmth:
         elif terms.writes is CacheWrites.MARKED and marked:
             end = min(int(prefix[max(marked)].tokens * scale), input_tokens)
             written = max(0, _whole(end, terms) - read)
-        self._warm(model, terms, prefix, marked, now_ms)
         return read, written
 
-    def _warm(
+    def warm(
         self,
         model: str,
-        terms: CacheTerms,
+        terms: CacheTerms | None,
         prefix: Sequence[PrefixMark],
         marked: Sequence[int],
         now_ms: int,
     ) -> None:
+        """A request is served: its prefixes are warm from now on."""
+        if terms is None:
+            return
         last = len(prefix) - 1
         for index, mark in enumerate(prefix):
             key = (model, mark.key)

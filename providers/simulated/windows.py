@@ -32,7 +32,7 @@ class _Window:
         for at_ms, entry in self._entries:
             excess -= entry
             if excess <= 0:
-                return at_ms + self.limit.per_ms - now_ms
+                return min(self.limit.per_ms, at_ms + self.limit.per_ms - now_ms)  # the clock may step back
         return self.limit.per_ms
 
     def add(self, amount: int, now_ms: int) -> None:
