@@ -47,11 +47,9 @@ class Recount:
 
     def _start_from(self, checkpoint: Mapping[str, Any]) -> None:
         self.seq = checkpoint["seq"]
-        for name, (terms, posted, pending, deposits, spent, rolls_at_ms, *_) in checkpoint[
-            "accounts"
-        ].items():
+        for name, (terms, posted, pending, deposits, spent, rolls_ms, *_) in checkpoint["accounts"].items():
             account = account_from(name, terms)
-            start_ms = period_start_ms(account.period, rolls_at_ms - 1)
+            start_ms = period_start_ms(account.period, rolls_ms - 1)
             self._parts[name] = _Part(account, Sums(posted, pending, deposits, spent), start_ms)
             self._sellers_nusd += spent
         for reservation_id, account_id, _order_id, hold_nusd, *_ in checkpoint["holds"]:

@@ -1,0 +1,74 @@
+"""Rows leave Redis: one worker at a time moves them from the streams to append-only files, recounting as it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from .store_archive import RowArchive
+from .store_audit import Recount, Sums
+from .store_redis_keys import Tree, row_of
+from .store_redis_link import Link, Script
+
+__all__ = ["StreamArchive", "recount"]
+
+logger = logging.getLogger("negotiator.store")
+
+BATCH_ROWS: Final = 5_000
+
+
+async def recount(link: Link, script: Script, tree: Tree, names: Sequence[str]) -> str | None:
+    """Recount one tree from its base and the rows still in Redis, at one instant; the first misfit in words."""
+    keys = [tree.rows, tree.seq, tree.base, *(tree.account(name) for name in names)]
+    base, entries, sums = await link.script(script, keys, ("standing", 0, 0, 0))
+    count = Recount(None if base is None else orjson.loads(base))
+    count.feed(row_of(identity, dict(zip(flat[::2], flat[1::2], strict=True))) for identity, flat in entries)
+    return count.compare(_sums(sums))
+
+
+def _sums(found: Sequence[Sequence[Any]]) -> Mapping[str, Sums]:
+    return {values[0].decode(): Sums(*map(int, values[1:])) for values in found if values[0] is not None}
+
+
+class StreamArchive:
+    """Moves the rows of all trees to ``directory/<tree>/rows-*.jsonl``."""
+
+    def __init__(self, link: Link, directory: Path) -> None:
+        self._link = link
+        self._directory = directory
+        self._script = Script("store_redis_rows.lua", "store_redis_accounts.lua")
+        self._files: dict[str, RowArchive] = {}
+
+    def files(self, tree: Tree) -> RowArchive:
+        """Where the rows of a tree go."""
+        return self._files.setdefault(tree.tag, RowArchive(self._directory / tree.tag))
+
+    async def run(self, trees: Sequence[Tree]) -> int:
+        """Move up to BATCH_ROWS rows per tree; gives how many. Rows that do not fit stay where they are."""
+        return sum([await self._move(tree) for tree in trees])
+
+    async def _move(self, tree: Tree) -> int:
+        base = await self._link.call(tree.base, "GET", tree.base)
+        count = Recount(None if base is None else orjson.loads(base))
+        after = f"({count.seq}-0"
+        entries = await self._link.call(tree.rows, "XRANGE", tree.rows, after, "+", "COUNT", BATCH_ROWS)
+        if not entries:
+            return 0
+        rows = [row_of(identity, values) for identity, values in entries]
+        fault = count.feed(rows)
+        if fault is not None:
+            logger.error("rows of tree %s stay in Redis: %s", tree.tag, fault)
+            return 0
+        try:
+            await asyncio.to_thread(self.files(tree).append, rows)
+        except OSError as error:
+            logger.error("rows of tree %s stay in Redis: %s", tree.tag, error)
+            return 0
+        args = ("trim", 0, 0, 0, rows[-1].seq, orjson.dumps(count.save()))
+        await self._link.script(self._script, [tree.rows, tree.base], args)
+        return len(rows)

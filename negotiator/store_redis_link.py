@@ -1,0 +1,237 @@
+"""How commands reach Redis: what arrives in one turn of the loop travels in one pipeline per node.
+
+A node that fails is left alone for a jittered moment, and meanwhile every command fails at once. No command waits
+longer than ``timeout_s`` in the queue and ``timeout_s`` on the wire. Only commands that may run twice are repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any, Final, Protocol
+
+from redis.asyncio import Redis
+from redis.exceptions import AskError, NoScriptError, RedisError, TryAgainError
+from redis.exceptions import TimeoutError as SocketTimeout
+
+from .errors import StoreUnavailable
+
+__all__ = ["Link", "Router", "Script"]
+
+logger = logging.getLogger("negotiator.store")
+
+MAX_BATCH: Final = 500
+MAX_RUNNING: Final = 4
+"""Pipelines on the way to one node; what comes meanwhile waits for the next."""
+
+MAX_WAITING: Final = 10_000
+"""Commands waiting for one node; beyond, a command fails at once."""
+
+BACKOFF_S: Final = (0.05, 2.0)
+"""The first and the longest pause after a node failed."""
+
+
+class Script:
+    """A Lua script by its digest. files: beside this module, joined in order."""
+
+    def __init__(self, *files: str) -> None:
+        package = resources.files(__package__)
+        self.text = "".join(package.joinpath(name).read_text(encoding="utf-8") for name in files)
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+class Router(Protocol):
+    """Which server has a key."""
+
+    def client_for(self, key: str) -> Redis:
+        """The client of the node that has the key; raises RedisError when no node has."""
+
+    async def redirect(self, command: Sequence[Any]) -> Any:
+        """Run one command wherever the cluster says it belongs now, and learn from it."""
+
+    async def aclose(self) -> None:
+        """Close all clients."""
+
+
+@dataclass(slots=True, eq=False)
+class _Command:
+    words: tuple[Any, ...]
+    script: Script | None
+    again: bool
+    due_s: float
+    answer: asyncio.Future[Any]
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """One node: what waits for it, and how it fares."""
+
+    client: Redis
+    waiting: list[_Command] = field(default_factory=list)
+    running: int = 0
+    failures: int = 0
+    down_until_s: float = 0.0
+    fault: str = ""
+
+
+class Link:
+    """Commands and scripts to all nodes behind one router."""
+
+    def __init__(self, router: Router, *, timeout_s: float, rng: random.Random) -> None:
+        self._router = router
+        self._timeout_s = timeout_s
+        self._rng = rng
+        self._lanes: dict[int, _Lane] = {}
+        self._scheduled = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def call(self, key: str, *words: Any, again: bool = True) -> asyncio.Future[Any]:
+        """Send a command that uses ``key``; ``again``: it may run twice. The answer raises StoreUnavailable."""
+        return self._send(key, words, None, again)
+
+    def script(
+        self, script: Script, keys: Sequence[str], args: Sequence[Any], *, again: bool = True
+    ) -> asyncio.Future[Any]:
+        """Run a script on keys of one slot; ``again``: it may run twice."""
+        return self._send(keys[0], ("EVALSHA", script.sha, len(keys), *keys, *args), script, again)
+
+    async def aclose(self) -> None:
+        """Wait for what is on its way, then close."""
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks), timeout=self._timeout_s)
+        await self._router.aclose()
+
+    # queue
+
+    def _send(
+        self, key: str, words: tuple[Any, ...], script: Script | None, again: bool
+    ) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        try:
+            client = self._router.client_for(key)
+        except RedisError as error:
+            answer.set_exception(StoreUnavailable(f"no server has {key}: {error}"))
+            return answer
+        lane = self._lanes.get(id(client))
+        if lane is None:
+            lane = self._lanes[id(client)] = _Lane(client)
+        if lane.down_until_s > loop.time() or len(lane.waiting) >= MAX_WAITING:
+            answer.set_exception(StoreUnavailable(lane.fault or "too many commands are waiting"))
+            return answer
+        lane.waiting.append(_Command(words, script, again, loop.time() + self._timeout_s, answer))
+        if not self._scheduled:
+            self._scheduled = True
+            loop.call_soon(self._flush)
+        return answer
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        for lane in self._lanes.values():
+            self._start(lane)
+
+    def _start(self, lane: _Lane) -> None:
+        now_s = asyncio.get_running_loop().time()
+        while lane.waiting and lane.running < MAX_RUNNING:
+            batch, lane.waiting = lane.waiting[:MAX_BATCH], lane.waiting[MAX_BATCH:]
+            late = [command for command in batch if command.due_s < now_s]
+            _fail(late, "the store is too slow: a command waited too long")
+            batch = [command for command in batch if command.due_s >= now_s]
+            if batch:
+                lane.running += 1
+                task = asyncio.get_running_loop().create_task(self._run(lane, batch))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    # wire
+
+    async def _run(self, lane: _Lane, batch: list[_Command]) -> None:
+        try:
+            await self._exchange(lane, batch)
+        except asyncio.CancelledError:
+            _fail(batch, "the store is closing")
+            raise
+        finally:
+            lane.running -= 1
+        self._start(lane)
+
+    async def _exchange(self, lane: _Lane, batch: list[_Command]) -> None:
+        """Send a batch; what failed on the wire and may run twice goes once more, after a moment."""
+        for last in (False, True):
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    answers = await self._pipeline(lane.client, batch)
+            except (RedisError, OSError, TimeoutError) as error:
+                fault = f"{type(error).__name__}: {error}".rstrip(": ")
+                once = [command for command in batch if last or not command.again]
+                batch = [] if last else [command for command in batch if command.again]
+                if last or isinstance(error, (TimeoutError, SocketTimeout)):
+                    once, batch = [*once, *batch], []
+                    await lane.client.connection_pool.disconnect()
+                    self._rest(lane, fault)
+                _fail(once, fault)
+                if not batch:
+                    return
+                await asyncio.sleep(self._rng.uniform(*BACKOFF_S) / 10)
+            else:
+                lane.failures = 0
+                for command, answer in zip(batch, answers, strict=True):
+                    await self._deliver(command, answer)
+                return
+
+    def _rest(self, lane: _Lane, fault: str) -> None:
+        lane.failures += 1
+        longest_s = min(BACKOFF_S[1], BACKOFF_S[0] * 2 ** min(lane.failures, 10))
+        lane.down_until_s = asyncio.get_running_loop().time() + self._rng.uniform(BACKOFF_S[0], longest_s)
+        lane.fault = fault
+        logger.warning("the store does not answer: %s", fault)
+        _fail(lane.waiting, fault)
+        lane.waiting = []
+
+    async def _pipeline(self, client: Redis, batch: Sequence[_Command]) -> list[Any]:
+        answers = await _execute(client, batch)
+        unknown = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if unknown:
+            for script in {batch[number].script for number in unknown}:
+                assert script is not None
+                await client.script_load(script.text)
+            again = await _execute(client, [batch[number] for number in unknown])
+            for number, answer in zip(unknown, again, strict=True):
+                answers[number] = answer
+        return answers
+
+    async def _deliver(self, command: _Command, answer: Any) -> None:
+        if isinstance(answer, (AskError, TryAgainError)):
+            words = command.words
+            if command.script is not None:
+                words = ("EVAL", command.script.text, *words[2:])
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    answer = await self._router.redirect(words)
+            except (RedisError, OSError, TimeoutError) as error:
+                answer = error
+        if command.answer.done():
+            return
+        if isinstance(answer, Exception):
+            logger.error("the store refused %s: %s", command.words[0], answer)
+            command.answer.set_exception(StoreUnavailable(f"{type(answer).__name__}: {answer}"))
+        else:
+            command.answer.set_result(answer)
+
+
+async def _execute(client: Redis, batch: Sequence[_Command]) -> list[Any]:
+    pipeline = client.pipeline(transaction=False)
+    for command in batch:
+        pipeline.execute_command(*command.words)
+    return await pipeline.execute(raise_on_error=False)
+
+
+def _fail(commands: Sequence[_Command], fault: str) -> None:
+    for command in commands:
+        if not command.answer.done():
+            command.answer.set_exception(StoreUnavailable(fault))

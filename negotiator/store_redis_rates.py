@@ -1,0 +1,114 @@
+"""Rates and shared values in Redis; a provider's windows share a hash slot."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .store import Lease, LeaseAsk
+from .store_redis_keys import PREFIX
+from .store_redis_link import Link, Script
+
+__all__ = ["RedisRates", "RedisValues"]
+
+BUCKETS = 32
+"""Parts of a window, as in the embedded store."""
+
+
+def _window(key: str) -> str:
+    provider = key.partition(":")[0].partition("/")[0]
+    return f"{PREFIX}:{{rates:{provider}}}:{key}"
+
+
+class RedisRates:
+    """See :class:`negotiator.store.RateStore`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._windows = Script("store_redis_rates.lua")
+
+    async def lease(
+        self, worker: str, asks: Sequence[LeaseAsk], lease_ms: int, now_ms: int
+    ) -> Sequence[Lease]:
+        """One lease per ask, in order."""
+        until_ms = now_ms + lease_ms
+        windows = [_window(ask.key) for ask in asks]
+        groups = _groups(windows)
+        answers = []
+        for numbers in groups:
+            args: list[int] = [until_ms]
+            for number in numbers:
+                args += [asks[number].amount, asks[number].per_ms, asks[number].want]
+            answers.append(self._run("lease", [windows[number] for number in numbers], worker, now_ms, args))
+        granted = [0] * len(asks)
+        for numbers, answer in zip(groups, await asyncio.gather(*answers), strict=True):
+            for number, count in zip(numbers, answer, strict=True):
+                granted[number] = int(count)
+        return [
+            Lease(key=ask.key, granted=count, until_ms=until_ms)
+            for ask, count in zip(asks, granted, strict=True)
+        ]
+
+    async def give_back(self, worker: str, unused: Mapping[str, int], now_ms: int) -> None:
+        """Return what was leased and not used."""
+        windows, counts = [_window(key) for key in unused], list(unused.values())
+        await asyncio.gather(
+            *(
+                self._run(
+                    "give_back",
+                    [windows[number] for number in numbers],
+                    worker,
+                    now_ms,
+                    [counts[number] for number in numbers],
+                )
+                for numbers in _groups(windows)
+            )
+        )
+
+    async def correct(self, key: str, remaining: int, now_ms: int) -> None:
+        """The vendor's word on what is left."""
+        await self._run("correct", [_window(key)], "", now_ms, [remaining])
+
+    def _run(
+        self, verb: str, windows: Sequence[str], worker: str, now_ms: int, args: Sequence[int]
+    ) -> asyncio.Future[Any]:
+        # twice would lease twice, or give back what was given back: only a correction may run again
+        return self._link.script(
+            self._windows, windows, (verb, now_ms, BUCKETS, worker, *args), again=verb == "correct"
+        )
+
+
+def _groups(windows: Sequence[str]) -> list[list[int]]:
+    """Positions of the windows that share a slot."""
+    groups: dict[str, list[int]] = {}
+    for number, window in enumerate(windows):
+        groups.setdefault(window.partition("}")[0], []).append(number)
+    return list(groups.values())
+
+
+class RedisValues:
+    """See :class:`negotiator.store.SharedStore`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._lead = Script("store_redis_lead.lua")
+
+    async def publish(self, key: str, value: bytes, ttl_ms: int | None = None) -> None:
+        """Set a value for everybody."""
+        name = f"{PREFIX}:shared:{key}"
+        words = ("SET", name, value) if ttl_ms is None else ("SET", name, value, "PX", ttl_ms)
+        await self._link.call(name, *words)
+
+    async def read(self, key: str) -> bytes | None:
+        """The value, None = never set or expired."""
+        name = f"{PREFIX}:shared:{key}"
+        value: bytes | None = await self._link.call(name, "GET", name)
+        return value
+
+    async def lead(self, role: str, holder: str, ttl_ms: int, now_ms: int) -> int | None:
+        """Become or stay the leader of a role."""
+        token = await self._link.script(
+            self._lead, [f"{PREFIX}:lead:{role}"], (holder, now_ms, now_ms + ttl_ms)
+        )
+        return None if token is None else int(token)
