@@ -462,9 +462,9 @@ def test_a_refused_call_warms_nothing() -> None:
         seller = one(limits_scale=0.002, seed=1)  # one call a minute
         long = body_of("one", "You are a careful clerk. " * 100)
         other, quote = body_of("other"), best(seller, long)
-        await serve(seller, ticket_of(best(seller, other), other))
+        await serve(seller, ticket_of(best(seller, other), other, max_output_tokens=20))
         with pytest.raises(RateLimited):
-            await serve(seller, ticket_of(quote, long))
+            await serve(seller, ticket_of(quote, long, max_output_tokens=20))
         await asyncio.sleep(61)
         return (await serve(seller, ticket_of(quote, long, max_output_tokens=20)))[1]
 
@@ -509,7 +509,7 @@ def test_scripts_strike_when_and_whom_they_say() -> None:
             body = body_of(f"{model} {wait_s}")
             quote = best(seller, body, models=frozenset({model}))
             try:
-                await serve(seller, ticket_of(quote, body))
+                await serve(seller, ticket_of(quote, body, max_output_tokens=20))
                 outcomes.append("served")
             except Overloaded:
                 outcomes.append("out")

@@ -52,7 +52,7 @@ _EASY: Final = re.compile(
 class ModelTraits:
     """A simulated model. ability: 0 is even odds on an average prompt, +1 answers most.
 
-    ttft_ms, ms_per_token: medians; sigma: their lognormal spread. reasoning_tokens: median of hidden output.
+    ttft_ms, ms_per_token: medians; sigma: their lognormal spread. reasoning_tokens: median of hidden output on an average prompt.
     verbosity: factor on the visible answer's length. token_factor: its real tokens per reference token.
     """
 
@@ -111,7 +111,8 @@ def compose(
     prompt = prompt_of(body)
     reasoning = 0
     if traits.reasoning_tokens:
-        spread = math.exp(0.5 * _normal(seed, "reasoning", prompt) + 0.2 * draw.gauss(0, 1))
+        effort = 0.5 * difficulty(prompt, seed) + 0.3 * _normal(seed, "reasoning", prompt)
+        spread = math.exp(effort + 0.2 * draw.gauss(0, 1))
         reasoning = min(int(traits.reasoning_tokens * spread), max_output_tokens // 2)
     room = max_output_tokens - reasoning
     tool = _wanted_tool(body, draw)

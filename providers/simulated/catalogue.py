@@ -1,7 +1,7 @@
 """The simulated market: sixteen real models of eight sellers at their real prices.
 
-Prices, tiers, context and cache rules are those of the rate card. Latency, ability and limits are assumptions that
-keep the vendors' order of size; the self-hosted seller's prices are its operator's.
+Prices, tiers, context and cache rules are those of the rate card. Latency, ability, hidden output and limits are
+assumptions that keep the vendors' order of size; the self-hosted seller's prices are its operator's.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ SIMULATED: Final[Mapping[str, _Entry]] = {
         limits={RateKind.REQUESTS: 500, RateKind.TOKENS: 500_000},
         models={
             "gpt-6.1-sol": ModelTraits(
-                ability=2.3, ttft_ms=900, ms_per_token=9, reasoning_tokens=500, sigma=0.4
+                ability=2.3, ttft_ms=900, ms_per_token=9, reasoning_tokens=900, sigma=0.4
             ),
-            "gpt-6-luna": ModelTraits(ability=1.3, ttft_ms=500, ms_per_token=5, reasoning_tokens=250),
-            "gpt-5-nano": ModelTraits(ability=0.5, ttft_ms=450, ms_per_token=6, reasoning_tokens=300),
+            "gpt-6-luna": ModelTraits(ability=1.3, ttft_ms=500, ms_per_token=5, reasoning_tokens=1000),
+            "gpt-5-nano": ModelTraits(ability=0.5, ttft_ms=450, ms_per_token=6, reasoning_tokens=1000),
         },
     ),
     "anthropic": _Entry(
@@ -61,10 +61,10 @@ SIMULATED: Final[Mapping[str, _Entry]] = {
         },
         models={
             "claude-opus-5-5": ModelTraits(
-                ability=2.5, ttft_ms=1200, ms_per_token=16, sigma=0.4, reasoning_tokens=150, token_factor=1.22
+                ability=2.5, ttft_ms=1200, ms_per_token=16, sigma=0.4, reasoning_tokens=600, token_factor=1.22
             ),
             "claude-sonnet-5-5": ModelTraits(
-                ability=2.0, ttft_ms=800, ms_per_token=11, reasoning_tokens=100, token_factor=1.22
+                ability=2.0, ttft_ms=800, ms_per_token=11, reasoning_tokens=500, token_factor=1.22
             ),
             "claude-haiku-5-5": ModelTraits(ability=1.2, ttft_ms=450, ms_per_token=6, token_factor=1.22),
         },
@@ -75,21 +75,30 @@ SIMULATED: Final[Mapping[str, _Entry]] = {
         limits={RateKind.REQUESTS: 300, RateKind.INPUT_TOKENS: 600_000},
         models={
             "gemini-4-argon": ModelTraits(
-                ability=2.3, ttft_ms=1400, ms_per_token=9, sigma=0.45, reasoning_tokens=400, token_factor=1.12
+                ability=2.3,
+                ttft_ms=1400,
+                ms_per_token=9,
+                sigma=0.45,
+                reasoning_tokens=2500,
+                token_factor=1.12,
             ),
             "gemini-3.8-flash": ModelTraits(
-                ability=1.5, ttft_ms=600, ms_per_token=5, reasoning_tokens=150, token_factor=1.12
+                ability=1.5, ttft_ms=600, ms_per_token=5, reasoning_tokens=2500, token_factor=1.12
             ),
-            "gemini-3.5-flash-lite": ModelTraits(ability=0.9, ttft_ms=350, ms_per_token=4, token_factor=1.12),
+            "gemini-3.5-flash-lite": ModelTraits(
+                ability=0.9, ttft_ms=350, ms_per_token=4, token_factor=1.12, reasoning_tokens=700
+            ),
         },
     ),
     "deepseek": _Entry(
         vendor="deepseek",
         limits={RateKind.CONCURRENCY: 60},
         models={
-            "deepseek-flash": ModelTraits(ability=1.2, ttft_ms=900, ms_per_token=14, sigma=0.5),
+            "deepseek-flash": ModelTraits(
+                ability=1.2, ttft_ms=900, ms_per_token=14, sigma=0.5, reasoning_tokens=1200
+            ),
             "deepseek-v4-pro": ModelTraits(
-                ability=1.8, ttft_ms=1500, ms_per_token=22, sigma=0.55, reasoning_tokens=300
+                ability=1.8, ttft_ms=1500, ms_per_token=22, sigma=0.55, reasoning_tokens=1800
             ),
         },
     ),
@@ -107,7 +116,7 @@ SIMULATED: Final[Mapping[str, _Entry]] = {
         limits={RateKind.REQUESTS: 200, RateKind.TOKENS: 300_000},
         models={
             "grok-4.7": ModelTraits(
-                ability=2.1, ttft_ms=900, ms_per_token=11, reasoning_tokens=300, token_factor=1.04
+                ability=2.1, ttft_ms=900, ms_per_token=11, reasoning_tokens=900, token_factor=1.04
             ),
         },
     ),
@@ -116,13 +125,17 @@ SIMULATED: Final[Mapping[str, _Entry]] = {
         tiers=("standard", "flex"),
         limits={RateKind.REQUESTS: 100, RateKind.TOKENS: 120_000},
         models={
-            "openai/gpt-oss-120b": ModelTraits(ability=0.9, ttft_ms=200, ms_per_token=2, reasoning_tokens=120)
+            "openai/gpt-oss-120b": ModelTraits(ability=0.9, ttft_ms=200, ms_per_token=2, reasoning_tokens=800)
         },
     ),
     "basement": _Entry(
         vendor="self-hosted",
         limits={RateKind.CONCURRENCY: 16},
-        models={"qwen3.8-27b": ModelTraits(ability=0.8, ttft_ms=300, ms_per_token=18, sigma=0.3)},
+        models={
+            "qwen3.8-27b": ModelTraits(
+                ability=0.8, ttft_ms=300, ms_per_token=10, sigma=0.3, reasoning_tokens=2000
+            )
+        },
         settings=(
             ModelSettings(
                 name="qwen3.8-27b",
