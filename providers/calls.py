@@ -58,7 +58,14 @@ class Calls:
         self._keys = keys
         self.hear: Hear | None = None
 
-    async def run(self, ticket: Ticket, want: Want, offer: Offer | None, done: Done) -> AsyncGenerator[Delta]:
+    async def run(
+        self,
+        ticket: Ticket,
+        want: Want,
+        offer: Offer | None,
+        done: Done,
+        failed: Callable[[ProviderError], None] | None = None,
+    ) -> AsyncGenerator[Delta]:
         """The answer, piece by piece; the last piece has finish reason and usage (estimated where none came).
 
         Raises :class:`ProviderError` with provider and model. ``offer`` says how its tokens are counted.
@@ -95,6 +102,8 @@ class Calls:
                 await reply.finish()
         except ProviderError as error:
             error.provider, error.model = self._provider, ticket.quote.model
+            if failed is not None:
+                failed(error)
             raise
         except SHAPES as error:
             raise self._misshapen(error, ticket, answered=reply is not None) from error

@@ -78,16 +78,18 @@ class _GuardedResolver(AbstractResolver):
 class Reply:
     """An answer whose headers are here and whose body is not yet."""
 
-    __slots__ = ("_read", "_response", "headers", "status")
+    __slots__ = ("_max_bytes", "_read", "_response", "headers", "status")
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
         self._read = 0
+        self._max_bytes = MAX_ANSWER_BYTES
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers  # case-insensitive
 
-    async def body(self) -> bytes:
-        """The whole body; raises MalformedAnswer beyond :data:`MAX_ANSWER_BYTES`."""
+    async def body(self, max_bytes: int | None = None) -> bytes:
+        """The whole body; raises MalformedAnswer beyond ``max_bytes`` (None: :data:`MAX_ANSWER_BYTES`)."""
+        self._max_bytes = MAX_ANSWER_BYTES if max_bytes is None else max_bytes
         first = await self.some()
         if not first or self._response.content.at_eof():
             return first
@@ -113,9 +115,9 @@ class Reply:
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise _fault_in_transport(error, started=True) from error
         self._read += len(chunk)
-        if self._read > MAX_ANSWER_BYTES:
+        if self._read > self._max_bytes:
             self.close()
-            raise MalformedAnswer(f"expected an answer of at most {MAX_ANSWER_BYTES} bytes, found more")
+            raise MalformedAnswer(f"expected an answer of at most {self._max_bytes} bytes, found more")
         return chunk
 
     async def finish(self) -> None:
