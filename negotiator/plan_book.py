@@ -23,7 +23,7 @@ from .limits import LimitRow
 from .order import Order
 from .policy import matches_any
 
-__all__ = ["PlanBook", "build_book", "join_books", "sold_now"]
+__all__ = ["NO_LIMIT", "PlanBook", "build_book", "join_books", "sold_now"]
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
-from pydantic import ValidationError
 
 from .errors import InputInvalid
-from .wire import RequestLine, describe_invalid
+from .wire import RequestLine, request_line_from
 
 __all__ = ["LineFault", "PlanLine", "read_file", "read_lines"]
 
@@ -74,6 +73,6 @@ def _read(number: int, line: bytes | str | dict[str, Any]) -> PlanLine | LineFau
         except orjson.JSONDecodeError as error:
             return LineFault(number, f"expected a JSON object, found: {error}")
     try:
-        return PlanLine(number, RequestLine.model_validate(line))
-    except ValidationError as error:
-        return LineFault(number, describe_invalid(error))
+        return PlanLine(number, request_line_from(line))
+    except InputInvalid as error:
+        return LineFault(number, str(error))

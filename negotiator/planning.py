@@ -25,7 +25,7 @@ from .wire_out import reject_out
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ["PlannedBatch", "plan_batch", "plan_requests", "read_orders"]
+__all__ = ["PlannedBatch", "ReadBatch", "plan_batch", "plan_requests", "read_orders"]
 
 CHUNK: Final = 2_000
 EXPLAINED_AT_MOST: Final = 1_000
@@ -54,6 +54,12 @@ class PlannedBatch:
     plan: BatchPlan
     rejects: dict[int, Reject]
     baselines: dict[str, Baseline]
+
+    @property
+    def mean_quality(self) -> float | None:
+        """The mean estimated quality of the served, None = nothing is served."""
+        served = np.flatnonzero(self.plan.choice >= 0)
+        return float(self.book.quality[served, self.plan.choice[served]].mean()) if len(served) else None
 
     def summary(self) -> dict[str, Any]:
         """The contract's summary."""

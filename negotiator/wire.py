@@ -28,6 +28,7 @@ __all__ = [
     "Usd",
     "describe_invalid",
     "options_from",
+    "request_line_from",
     "terms_from",
 ]
 
@@ -134,6 +135,14 @@ def describe_invalid(error: ValidationError) -> str:
             else f"{where}: {message}, found {_short(first['input'])}"
         )
     return text + (f" (and {more} more)" if more else "")
+
+
+def request_line_from(values: Any) -> RequestLine:
+    """A batch line from a decoded value; raises :class:`InputInvalid` with one sentence."""
+    try:
+        return RequestLine.model_validate(values)
+    except ValidationError as error:
+        raise InputInvalid(describe_invalid(error)) from None
 
 
 def options_from(values: dict[str, Any]) -> PlanOptions:
