@@ -1,0 +1,344 @@
+"""The market in one process: orders bought, refused, streamed, cut off, replayed, failed over."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from negotiator.config import Config
+from negotiator.engine import Engine
+from negotiator.errors import RejectCode, Rejected
+from negotiator.order import Completion
+from negotiator.store import Account
+from negotiator.wire import Terms, terms_from
+from providers.clock import LoopClock, run_virtual
+from providers.simulated import Fault, FaultKind, Faults, default_sellers
+
+LUNA = "openai/gpt-6-luna"
+
+
+@asynccontextmanager
+async def market(
+    faults: Mapping[str, list[Fault]] | None = None, limits_scale: float = 1.0, **config: Any
+) -> AsyncIterator[Engine]:
+    clock = LoopClock()
+    scripts = {name: Faults(script) for name, script in (faults or {}).items()}
+    sellers = default_sellers(clock, seed=3, limits_scale=limits_scale, faults=scripts)
+    async with Engine.open(Config(**config), clock=clock, sellers=sellers) as engine:
+        yield engine
+
+
+def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    def run(*given: Any, **named: Any) -> None:
+        run_virtual(test(*given, **named))
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    return run
+
+
+async def posted_and_pending(engine: Engine, account: str = "default") -> tuple[int, int]:
+    balance = (await engine.rooms.store.balances(account, engine.rooms.clock.now_ms()))[0]
+    return balance.posted_nusd, balance.pending_nusd
+
+
+async def refused(engine: Engine, text: str = "Hello", **terms: Any) -> Rejected:
+    with pytest.raises(Rejected) as caught:
+        await engine.complete(text, terms=terms_from(terms))
+    return caught.value
+
+
+@virtual
+async def test_an_order_is_served_by_the_cheapest_that_meets_its_terms() -> None:
+    """The winner has the lowest expected price among the eligible, and what it cost is what the ledger posted."""
+    async with market() as engine:
+        book = await engine.quote("Name three rivers.", terms=terms_from({"budget_usd": "0.01"}))
+        done = await engine.complete("Name three rivers.", terms=terms_from({"budget_usd": "0.01"}))
+        assert book.best is not None
+        assert done.expected_nusd == min(c.expected_nusd for c in book.eligible)
+        assert f"{done.provider}/{done.model}" == book.best.quote.key
+        assert await posted_and_pending(engine) == (done.cost_nusd, 0)
+        assert 0 < done.cost_nusd <= done.ceiling_nusd <= 10_000_000
+
+
+@virtual
+async def test_streamed_and_buffered_answers_cost_the_same() -> None:
+    """The same prompt to the same model settles to the same nano-dollar either way, and the text is the same."""
+    terms = terms_from({"budget_usd": "0.05", "models": [LUNA]})
+    async with market() as engine:
+        whole = await engine.complete("Tell me of the sea.", terms=terms)
+    async with market() as engine:
+        chunks = [chunk async for chunk in engine.stream("Tell me of the sea.", terms=terms)]
+        assert await posted_and_pending(engine) == (whole.cost_nusd, 0)
+    last = chunks[-1].completion
+    assert last is not None
+    assert last.cost_nusd == whole.cost_nusd
+    assert "".join(chunk.text for chunk in chunks) == whole.message["content"]
+    assert all(chunk.completion is None for chunk in chunks[:-1])
+
+
+@virtual
+async def test_a_failing_seller_is_replaced_before_the_first_token() -> None:
+    """The award answers 500; the runner-up delivers inside the same hold, and both attempts are told."""
+    async with market({"openai": [Fault(kind=FaultKind.ERROR_500)]}) as engine:
+        done = await engine.complete(
+            "Hello",
+            terms=terms_from(
+                {"budget_usd": "0.05", "models": ["gpt-6-luna", "claude-haiku-5-5"], "min_quality": 0.8}
+            ),
+        )
+        outcomes = [(attempt.provider, attempt.outcome) for attempt in done.attempts]
+        assert outcomes[-1] == ("anthropic", "ok")
+        assert done.provider == "anthropic"
+        assert await posted_and_pending(engine) == (done.cost_nusd, 0)
+        assert done.attempts[0].billed_nusd == 0 or len(done.attempts) == 1
+
+
+@virtual
+async def test_when_all_sellers_fail_nothing_is_owed_and_the_order_may_come_again() -> None:
+    """Every attempt fails before its first token: the hold is voided, the id is free, the reject names the attempts."""
+    down = {name: [Fault(kind=FaultKind.ERROR_500, until_ms=60_000)] for name in ("openai", "anthropic")}
+    async with market(down) as engine:
+        terms: dict[str, Any] = {
+            "budget_usd": "0.05",
+            "models": ["openai/*", "anthropic/*"],
+            "order_id": "one",
+        }
+        error = await refused(engine, **terms)
+        assert error.reject.code is RejectCode.PROVIDERS_FAILED
+        assert error.reject.facts["charged_usd"] == "0"
+        assert await posted_and_pending(engine) == (0, 0)
+
+
+@virtual
+async def test_an_answer_cut_in_the_middle_is_an_honest_partial() -> None:
+    """After the first token there is no second seller: what was delivered is charged, and it says so."""
+    async with market({"openai": [Fault(kind=FaultKind.CUT)]}) as engine:
+        terms = terms_from({"budget_usd": "0.05", "models": [LUNA]})
+        chunks = [chunk async for chunk in engine.stream("Tell me of the sea, at length.", terms=terms)]
+        done = chunks[-1].completion
+        assert done is not None
+        assert not done.complete
+        assert done.attempts[-1].outcome == "StreamCut"
+        assert len(done.attempts) == 1
+        assert await posted_and_pending(engine) == (done.cost_nusd, 0)
+        assert done.cost_nusd > 0
+
+
+@virtual
+async def test_hanging_up_pays_for_what_was_delivered() -> None:
+    """Closing the stream after the first piece cancels upstream, posts input and delivered output, leaks no hold."""
+    terms = terms_from({"budget_usd": "0.05", "models": [LUNA]})
+    async with market() as engine:
+        whole = await engine.complete("Tell me of the sea, at length.", terms=terms)
+        before, _ = await posted_and_pending(engine)
+        stream = engine.stream("Tell me of the sea, at length.", terms=terms)
+        assert (await anext(stream)).text
+        await stream.aclose()
+        after, pending = await posted_and_pending(engine)
+        assert pending == 0
+        assert 0 < after - before < whole.cost_nusd
+
+
+@virtual
+async def test_the_deadline_cuts_the_call_off() -> None:
+    """A seller that never answers costs the buyer its deadline, not more: refused in time, with nothing pending."""
+    async with market({"groq": [Fault(kind=FaultKind.NEVER_ANSWERS)]}) as engine:
+        started_ms = engine.rooms.clock.now_ms()
+        error = await refused(engine, "Hi", budget_usd="0.05", deadline_ms=20_000, models=["groq/*"])
+        assert error.reject.code is RejectCode.DEADLINE_PASSED
+        assert engine.rooms.clock.now_ms() - started_ms <= 20_100
+        assert (await posted_and_pending(engine))[1] == 0
+
+
+@virtual
+async def test_without_a_deadline_a_silent_seller_is_given_up() -> None:
+    """No deadline does not mean for ever: the attempt is abandoned and the runner-up answers."""
+    async with market({"openai": [Fault(kind=FaultKind.NEVER_ANSWERS)]}) as engine:
+        done = await engine.complete(
+            "Hi",
+            terms=terms_from(
+                {
+                    "budget_usd": "0.05",
+                    "models": ["gpt-5-nano", "claude-haiku-5-5"],
+                    "exclude": ["anthropic/claude-opus*"],
+                }
+            ),
+        )
+        assert done.attempts[-1].outcome == "ok"
+
+
+@virtual
+async def test_the_same_order_id_is_answered_once() -> None:
+    """Same id and content: the first answer again, free. Other content: refused, naming the field."""
+    async with market() as engine:
+        terms = terms_from({"budget_usd": "0.05", "order_id": "mine"})
+        first = await engine.complete("One?", terms=terms)
+        again = await engine.complete("One?", terms=terms)
+        assert again.replayed
+        assert not first.replayed
+        assert again.message == first.message
+        assert await posted_and_pending(engine) == (first.cost_nusd, 0)
+        error = await refused(engine, "Two?", budget_usd="0.05", order_id="mine")
+        assert error.reject.code is RejectCode.DUPLICATE_DIFFERENT
+        assert "messages" in error.reject.message
+
+
+@virtual
+async def test_a_refused_order_may_come_again_with_a_larger_budget() -> None:
+    """A reject before any spend frees the id; the counter-offer's terms are then served."""
+    async with market() as engine:
+        error = await refused(engine, "Write a long essay.", budget_usd="0.00001", order_id="again")
+        assert error.reject.code is RejectCode.BUDGET_TOO_LOW
+        offer = error.reject.counter_offers[0]
+        terms = terms_from({**offer.terms, "order_id": "again"})
+        done = await engine.complete("Write a long essay.", terms=terms)
+        assert isinstance(done, Completion)
+        assert done.cost_nusd <= offer.ceiling_nusd
+
+
+CASES: list[tuple[dict[str, Any], RejectCode]] = [
+    ({"budget_usd": "0.0000001"}, RejectCode.BUDGET_TOO_LOW),
+    ({"min_quality": 0.999}, RejectCode.QUALITY_UNREACHABLE),
+    ({"deadline_ms": 10}, RejectCode.DEADLINE_UNREACHABLE),
+    ({"require": ["singing"]}, RejectCode.CAPABILITY_MISSING),
+    ({"exclude": ["*/*"]}, RejectCode.POLICY_FORBIDS),
+    ({"budget_usd": "0.001", "min_quality": 0.97}, RejectCode.TERMS_CONFLICT),
+    ({"account": "nobody"}, RejectCode.ACCOUNT_UNKNOWN),
+]
+
+
+@pytest.mark.parametrize(("terms", "code"), CASES, ids=[code.name for _, code in CASES])
+def test_each_term_is_refused_by_its_own_code(terms: dict[str, Any], code: RejectCode) -> None:
+    """A term nobody meets is refused with its code; what can be mended comes with counter-offers that are served."""
+
+    async def run() -> None:
+        async with market() as engine:
+            error = await refused(engine, "Explain tides.", **terms)
+            assert error.reject.code is code
+            if code is RejectCode.ACCOUNT_UNKNOWN:
+                return
+            assert error.reject.counter_offers
+            for offer in error.reject.counter_offers:
+                done = await engine.complete("Explain tides.", terms=terms_from({**terms, **offer.terms}))
+                assert done.cost_nusd <= offer.ceiling_nusd
+
+    run_virtual(run())
+
+
+@virtual
+async def test_a_quote_that_was_shown_can_be_taken() -> None:
+    """The quote's id buys that offer at its rates; another account, body or a late buyer is told why not."""
+    async with market() as engine:
+        terms = terms_from({"budget_usd": "0.05"})
+        book = await engine.quote("Say hi.", terms=terms)
+        second = book.eligible[1]
+        done = await engine.complete("Say hi.", terms=terms, quote_id=second.quote.quote_id)
+        assert done.quote_id == second.quote.quote_id
+        assert done.cost_nusd <= second.ceiling_nusd
+        for text, quote_id, code in (
+            ("Say ho.", second.quote.quote_id, RejectCode.INPUT_CHANGED),
+            ("Say hi.", "q_unknown", RejectCode.UNKNOWN_QUOTE),
+        ):
+            with pytest.raises(Rejected) as caught:
+                await engine.complete(text, terms=terms, quote_id=quote_id)
+            assert caught.value.reject.code is code
+
+
+@virtual
+async def test_an_account_cannot_be_overspent_by_concurrent_orders() -> None:
+    """Fifty orders at once on a budget for a few: posted never exceeds it, and the rest are refused for funds."""
+    import asyncio
+
+    async with market() as engine:
+        await engine.rooms.store.put_account(Account(account_id="small", budget_nusd=3_000_000))
+        terms = terms_from({"budget_usd": "0.001", "account": "small", "models": [LUNA]})
+        answers = await asyncio.gather(
+            *(engine.complete(f"Say {n}.", terms=terms, max_tokens=100) for n in range(60)),
+            return_exceptions=True,
+        )
+        served = [answer for answer in answers if isinstance(answer, Completion)]
+        codes = {answer.reject.code for answer in answers if isinstance(answer, Rejected)}
+        posted, pending = await posted_and_pending(engine, "small")
+        assert served
+        assert len(served) < 60
+        assert codes <= {RejectCode.FUNDS_HELD, RejectCode.FUNDS_INSUFFICIENT}
+        assert posted == sum(done.cost_nusd for done in served) <= 3_000_000
+        assert pending == 0
+
+
+@virtual
+async def test_a_bill_above_the_ceiling_is_the_houses() -> None:
+    """The seller bills more than its ceiling: the buyer pays at most the ceiling, the house account the rest."""
+    async with market({"openai": [Fault(kind=FaultKind.OVERBILLED)]}) as engine:
+        done = await engine.complete(
+            "Hi", terms=terms_from({"budget_usd": "0.05", "models": [LUNA]}), max_tokens=50
+        )
+        assert done.cost_nusd <= done.ceiling_nusd
+        house, _ = await posted_and_pending(engine, "~house")
+        assert house > 0
+
+
+@virtual
+async def test_escalation_runs_again_on_a_better_model_within_the_rest_of_the_budget() -> None:
+    """The answer was not good enough: another model, believed better, on what is left, and quality has learnt."""
+    async with market() as engine:
+        first = await engine.complete("Prove it.", terms=terms_from({"budget_usd": "0.05"}))
+        better = await engine.escalate(first.order_id)
+        assert better.quality.mean > first.quality.mean
+        assert better.model != first.model
+        assert first.cost_nusd + better.cost_nusd <= 50_000_000
+        seen = engine.rooms.quality.estimate("Prove it.", [first.model])
+        assert seen.observations[0] >= 1
+
+
+@virtual
+async def test_the_history_of_an_order_names_every_loser_and_why() -> None:
+    """Quotes, the award, each loser's reason, attempts and settlement can be read back."""
+    async with market() as engine:
+        done = await engine.complete("Hi", terms=terms_from({"budget_usd": "0.001", "min_quality": 0.85}))
+        told = await engine.history(done.order_id)
+        assert told is not None
+        assert told["state"] == "SETTLED"
+        quotes = told["rounds"][-1]["quotes"]
+        assert [q["quote_id"] for q in quotes if q["won"]] == [done.quote_id]
+        assert {q["loss"] for q in quotes if not q["won"]} >= {"L2 OVER_BUDGET"}
+        assert all(q["loss"] for q in quotes if not q["won"])
+        assert told["settlement"]["posted_usd"] != "0"
+        assert await engine.history("unknown") is None
+
+
+@virtual
+async def test_profiles_and_named_models() -> None:
+    """``auto:NAME`` takes a profile's terms; a named model is shopped among its sellers alone; unknown ones are refused."""
+    async with market(profiles={"careful": Terms(min_quality=0.97)}) as engine:
+        done = await engine.complete("Hi", model="auto:careful")
+        assert done.quality.mean >= 0.97
+        named = await engine.complete("Hi", model="claude-haiku-5-5")
+        assert named.model == "claude-haiku-5-5"
+        for model, code in (("auto:none", RejectCode.INVALID), ("gpt-nothing", RejectCode.UNPRICEABLE)):
+            with pytest.raises(Rejected) as caught:
+                await engine.complete("Hi", model=model)
+            assert caught.value.reject.code is code
+
+
+@virtual
+async def test_a_second_round_brings_a_near_miss_in() -> None:
+    """A quote that misses the budget by little is asked again with a price to beat, and the record shows both rounds."""
+    async with market() as engine:
+        one = await engine.quote(
+            "Explain tides.", terms=terms_from({"rounds": 0, "models": ["basement/*"]}), max_tokens=400
+        )
+        assert one.best is not None
+        budget_nusd = one.best.ceiling_nusd * 8 // 10
+        terms = {"budget_usd": f"{budget_nusd / 1e9:.9f}", "models": ["basement/*"]}
+        flat = await engine.quote("Explain tides.", terms=terms_from({**terms, "rounds": 0}), max_tokens=400)
+        talked = await engine.quote(
+            "Explain tides.", terms=terms_from({**terms, "rounds": 1}), max_tokens=400
+        )
+        assert flat.best is None
+        assert talked.best is not None
+        assert talked.best.ceiling_nusd <= budget_nusd
+        assert any(d.kind in ("counter", "idle") for d in talked.best.quote.discounts)
