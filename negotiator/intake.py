@@ -12,6 +12,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from providers.dialect import is_neutral
+
 from .errors import Reject, RejectCode
 from .order import Order
 from .wire import Terms
@@ -97,7 +99,8 @@ def capabilities_of(body: Mapping[str, Any]) -> frozenset[str]:
 
 def parameters_of(body: Mapping[str, Any]) -> frozenset[str]:
     """Names of what the body asks for beyond messages, tools and length: a seller may not know how to do it."""
-    return frozenset(name for name, value in body.items() if value is not None) - _EVERYBODY_KNOWS
+    asked = (name for name, value in body.items() if not is_neutral(name, value))
+    return frozenset(asked) - _EVERYBODY_KNOWS
 
 
 _EVERYBODY_KNOWS = frozenset(

@@ -13,10 +13,9 @@ from typing import Any, Final
 import orjson
 
 from .anthropic_answers import MessageReader, delta_of_message, fault_of
-from .dialect import Call, Want, Window
+from .dialect import HOUSE_FIELDS, Call, Want, Window, is_neutral
 from .errors import ProviderError, RequestRefused
 from .limit_headers import LIMIT_HEADERS
-from .openai_compat import HOUSE_FIELDS, is_neutral
 from .terms import Delta
 
 __all__ = ["API_VERSION", "Anthropic", "messages_call"]

@@ -41,8 +41,8 @@ SHAPES: Final = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 _INPUT_LINES: Final = frozenset({LineKind.INPUT, LineKind.CACHE_READ, LineKind.CACHE_WRITE})
 
-Hear = Callable[[str, Sequence[Window]], None]
-"""Told a provider's name and the windows of every answer that reports some."""
+Hear = Callable[[str, str, Sequence[Window]], None]
+"""Told provider, model and the windows of every answer that reports some."""
 
 Done = Callable[[Delta, float | None, float], None]
 """Told the last delta, the time to first token (None: not streamed) and the whole time of a call, milliseconds."""
@@ -78,7 +78,7 @@ class Calls:
         try:
             if name := self._dialect.unsupported(ticket.body):
                 raise RequestRefused(f"cannot honour {name}")
-            key, reply = await self._send(self._dialect.call(ticket.body, want), ticket.deadline_ms, time)
+            key, reply = await self._send(ticket, want, time)
             if not want.stream:
                 last = self._dialect.answer(await reply.body())
             else:
@@ -119,18 +119,16 @@ class Calls:
         detail = f"expected {where} in the documented shape, found another: {type(error).__name__}: {error}"
         return leaf(detail[:MAX_DETAIL_CHARS], provider=self._provider, model=ticket.quote.model)
 
-    async def _send(
-        self, call: Call, deadline_ms: int | None, time: Callable[[], float]
-    ) -> tuple[Key, Reply]:
+    async def _send(self, ticket: Ticket, want: Want, time: Callable[[], float]) -> tuple[Key, Reply]:
         """The first good reply and the key that bought it; a key refused or out of its window is ejected alone."""
-        begun_s = time()
+        call, deadline_ms, begun_s = self._dialect.call(ticket.body, want), ticket.deadline_ms, time()
         for tried in range(1, MAX_KEYS_TRIED + 1):
             key = self._keys.take()
             try:
                 left_ms = None if deadline_ms is None else deadline_ms - round((time() - begun_s) * 1000)
                 if left_ms is not None and left_ms <= 0:
                     raise ProviderTimeout("no time was left to call")
-                return key, await self._ask(key, call, left_ms)
+                return key, await self._ask(key, call, want.model, left_ms)
             except (AuthFailed, RateLimited) as error:
                 self._keys.release(key)
                 if not self._keys.eject(key, error) or tried == MAX_KEYS_TRIED:
@@ -140,7 +138,7 @@ class Calls:
                 raise
         raise AssertionError("the last key's failure was raised")
 
-    async def _ask(self, key: Key, call: Call, deadline_ms: int | None) -> Reply:
+    async def _ask(self, key: Key, call: Call, model: str, deadline_ms: int | None) -> Reply:
         headers = call.headers
         if key.secret is not None:
             headers = {**headers, **self._dialect.authorise(key.secret.reveal())}
@@ -150,7 +148,7 @@ class Calls:
             left = least_left(windows)
             key.left = key.left if left is None else left
             if self.hear is not None:
-                self.hear(self._provider, windows)
+                self.hear(self._provider, model, windows)
         if 200 <= reply.status < 300:
             return reply
         try:

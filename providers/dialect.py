@@ -8,13 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from .errors import ProviderError
 from .sse import Event
 from .terms import Delta, RateKind, Usage
 
-__all__ = ["Call", "Dialect", "Reader", "Want", "Window", "larger", "least_left"]
+__all__ = [
+    "HOUSE_FIELDS",
+    "Call",
+    "Dialect",
+    "Reader",
+    "Want",
+    "Window",
+    "is_neutral",
+    "larger",
+    "least_left",
+]
+
+
+HOUSE_FIELDS: Final = frozenset(
+    {"max_completion_tokens", "max_tokens", "model", "negotiator", "service_tier", "stream", "stream_options"}
+)
+"""Fields of the body that the house sets itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +68,13 @@ class Window:
     remaining: int | None
     reset_ms: int | None
     per_ms: int = 60_000
+
+
+def is_neutral(name: str, value: object) -> bool:
+    """Whether a parameter with this value asks for nothing."""
+    if value is None or value is False or value in ("", [], {}):
+        return True
+    return (name == "n" and value == 1) or (name.endswith("_penalty") and value == 0)
 
 
 def least_left(windows: Iterable[Window]) -> float | None:

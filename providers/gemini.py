@@ -13,10 +13,9 @@ from typing import Any, Final
 
 import orjson
 
-from .dialect import Call, Want, Window
+from .dialect import HOUSE_FIELDS, Call, Want, Window, is_neutral
 from .errors import ProviderError, RequestRefused
 from .gemini_answers import ContentReader, delta_of_answer, fault_of
-from .openai_compat import HOUSE_FIELDS, is_neutral
 from .terms import Delta
 
 __all__ = ["Gemini", "content_call", "embed_call"]

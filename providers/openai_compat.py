@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from .dialect import Call, Want, Window, larger
+from .dialect import HOUSE_FIELDS, Call, Want, Window, is_neutral, larger
 from .errors import MalformedAnswer, Overloaded, ProviderError, ProviderUnavailable, StreamCut
 from .limit_headers import LIMIT_HEADERS
 from .openai_faults import fault_in_answer, fault_of
@@ -21,12 +21,7 @@ from .presets import Preset
 from .sse import DONE, Event, encode_event
 from .terms import Delta, Usage
 
-__all__ = ["HOUSE_FIELDS", "ChatReader", "OpenAICompat", "is_neutral"]
-
-HOUSE_FIELDS: Final = frozenset(
-    {"max_completion_tokens", "max_tokens", "model", "negotiator", "service_tier", "stream", "stream_options"}
-)
-"""Fields of the body that the house sets itself."""
+__all__ = ["ChatReader", "OpenAICompat"]
 
 MAX_CACHE_KEY_CHARS: Final = 64
 
@@ -53,13 +48,6 @@ _BROKEN: Final[Mapping[str, type[ProviderError]]] = {
 """Finish reasons that say the answer broke off."""
 
 _NO_DELTA: Final[Mapping[str, Any]] = {}
-
-
-def is_neutral(name: str, value: object) -> bool:
-    """Whether a parameter with this value asks for nothing."""
-    if value is None or value is False or value in ("", [], {}):
-        return True
-    return (name == "n" and value == 1) or (name.endswith("_penalty") and value == 0)
 
 
 def _finish_reason(reason: object) -> str:

@@ -17,7 +17,7 @@ import orjson
 from .base import ProviderSettings
 from .calls import Calls
 from .clock import Clock
-from .dialect import Call, Want
+from .dialect import HOUSE_FIELDS, Call, Want
 from .errors import (
     AuthFailed,
     MalformedAnswer,
@@ -28,7 +28,7 @@ from .errors import (
 )
 from .http_client import HttpClient
 from .keys import Key, KeyRing, keys_from_environment
-from .openai_compat import HOUSE_FIELDS, OpenAICompat
+from .openai_compat import OpenAICompat
 from .openai_faults import fault_of
 from .presets import preset
 from .protocol import QuoteAnswer, QuoteWire, WireFault, read_wire, write_wire

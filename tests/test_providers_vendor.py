@@ -197,10 +197,10 @@ async def test_windows_are_heard() -> None:
     async with playback.at() as url:
         seller = seller_at(url, keys=("KEY_ONE", "KEY_TWO"))
         heard = []
-        seller.hear(lambda name, windows: heard.append((name, windows)))
+        seller.hear(lambda *told: heard.append(told))
         await collect(seller, ticket_for(seller))
-        ((name, (window,)),) = heard
-        assert name == "shop"
+        ((name, model, (window,)),) = heard
+        assert (name, model) == ("shop", "m")
         assert (window.kind, window.limit, window.remaining, window.reset_ms) == (
             RateKind.REQUESTS,
             100,
