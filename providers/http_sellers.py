@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from .anthropic import Anthropic
-from .base import ProviderSettings
+from .base import PricingSettings, ProviderSettings
 from .clock import Clock
 from .dialect import Dialect
 from .gemini import Gemini
 from .http_client import HttpClient
+from .idle_pricing import idle_standing
 from .keys import KeyRing, keys_from_environment
+from .load_meter import DEFAULT_SLOTS, LoadMeter
 from .openai_compat import OpenAICompat
 from .presets import Preset, preset
-from .pricelist import PriceList
+from .pricelist import PriceList, Standing
 from .ratecard import EMBEDDINGS, RateCard
+from .terms import RFQ, Offer, RateKind
 from .vendor import VendorSeller
 from .vendor_terms import load_vendor_terms
 
@@ -56,7 +59,27 @@ def http_seller(
         quote_ttl_ms=settings.quote_ttl_ms,
     )
     limits = load_vendor_terms().limits(row.vendor, settings.limits)
-    return VendorSeller(settings.label, dialect, HttpClient(base_url), keys, prices, limits=limits)
+    standing = None if settings.pricing is None else _idle(settings, settings.pricing, row, keys, clock)
+    client = HttpClient(base_url)
+    return VendorSeller(settings.label, dialect, client, keys, prices, limits=limits, standing=standing)
+
+
+def _idle(
+    settings: ProviderSettings, pricing: PricingSettings, row: Preset, keys: KeyRing, clock: Clock
+) -> Callable[[Offer, RFQ], Standing]:
+    """The standing of a seller that prices its own idle capacity; a vendor's bill cannot be lowered so."""
+    if row.vendor != "self-hosted":
+        raise ValueError(
+            f"{settings.label}: expected pricing only for one's own servers, found it for {row.vendor}"
+        )
+    slots = [limit.amount for limit in settings.limits if limit.kind is RateKind.CONCURRENCY]
+    meter = LoadMeter(
+        pricing.metrics_url,
+        clock.now_ms,
+        slots=min(slots, default=DEFAULT_SLOTS),
+        own_calls=lambda: sum(key.in_flight for key in keys.keys),
+    )
+    return lambda offer, rfq: idle_standing(meter.busy(), pricing, rfq)
 
 
 def _dialect(row: Preset) -> Dialect:
