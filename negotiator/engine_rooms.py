@@ -10,6 +10,7 @@ from pathlib import Path
 
 from providers.base import ModelSettings, PricingSettings, Provider, ProviderSettings
 from providers.clock import Clock
+from providers.dialect import ReportsWindows
 from providers.terms import RateKind, RateLimit, Rates
 
 from .affinity import Affinity
@@ -73,6 +74,9 @@ def build_rooms(
     limits = {name: tuple(seller.limits) for name, seller in by_name.items()}
     market = config.market
     capacity = Capacity(limits, clock, bus.emit)
+    for seller in sellers:
+        if isinstance(seller, ReportsWindows):
+            seller.hear(capacity.correct)
     offers = [offer for seller in sellers for offer in seller.offers()]
     return Rooms(
         config=config,

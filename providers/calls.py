@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from .assembly import MessageBuilder
-from .dialect import Call, Dialect, Reader, Want, Window, least_left
+from .dialect import Call, Dialect, Hear, Reader, Want, least_left
 from .errors import (
     AuthFailed,
     MalformedAnswer,
@@ -28,7 +28,7 @@ from .sse import EventReader
 from .terms import Delta, LineKind, Offer, Ticket, Usage
 from .tokens import REFERENCE, VOCABULARIES, count_text
 
-__all__ = ["MAX_KEYS_TRIED", "SHAPES", "USAGE_GRACE_MS", "Calls", "Done", "Hear"]
+__all__ = ["MAX_KEYS_TRIED", "SHAPES", "USAGE_GRACE_MS", "Calls", "Done"]
 
 USAGE_GRACE_MS: Final = 3_000
 """How long a stream is read on for its usage after the answer finished."""
@@ -40,9 +40,6 @@ SHAPES: Final = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 """What a translator raises when JSON is not shaped as documented."""
 
 _INPUT_LINES: Final = frozenset({LineKind.INPUT, LineKind.CACHE_READ, LineKind.CACHE_WRITE})
-
-Hear = Callable[[str, str, Sequence[Window]], None]
-"""Told provider, model and the windows of every answer that reports some."""
 
 Done = Callable[[Delta, float | None, float], None]
 """Told the last delta, the time to first token (None: not streamed) and the whole time of a call, milliseconds."""

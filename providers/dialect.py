@@ -6,9 +6,9 @@ and rate-limit windows. :mod:`providers.vendor` owns everything that touches the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from .errors import ProviderError
 from .sse import Event
@@ -18,7 +18,9 @@ __all__ = [
     "HOUSE_FIELDS",
     "Call",
     "Dialect",
+    "Hear",
     "Reader",
+    "ReportsWindows",
     "Want",
     "Window",
     "is_neutral",
@@ -85,6 +87,19 @@ def least_left(windows: Iterable[Window]) -> float | None:
         if window.limit and window.remaining is not None
     ]
     return min(shares, default=None)
+
+
+Hear = Callable[[str, str, Sequence[Window]], None]
+"""Told provider, model and the windows of every answer that reports some."""
+
+
+@runtime_checkable
+class ReportsWindows(Protocol):
+    """A seller whose vendor tells how much of its rate limits is left."""
+
+    def hear(self, listener: Hear) -> None:
+        """Tell ``listener`` the windows of every answer that reports some."""
+        ...
 
 
 class Reader(Protocol):

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
-from .calls import Calls, Hear
-from .dialect import Dialect, Want
+from .calls import Calls
+from .dialect import Dialect, Hear, Want
 from .errors import AuthFailed
 from .http_client import HttpClient
 from .keys import KeyRing
