@@ -138,8 +138,11 @@ def _limits(
             limits.append(Limit(f"provider {p} {kind}", np.floor(0.9 * total), models=own, usage=usage))
     size = rng.dirichlet(np.full(tenants := round(75 + 1.5 * m), 0.7))
     tenant = rng.choice(tenants, size=n, p=size).astype(np.int32)
-    need = np.bincount(tenant, weights=_mean_allowed(cost, allowed), minlength=tenants)
-    budget = np.ceil(need * np.exp(rng.normal(-0.9, 0.4, tenants)))
+    mean = _mean_allowed(cost, allowed)
+    budget = np.bincount(tenant, weights=mean, minlength=tenants) * np.exp(rng.normal(-1.3, 0.5, tenants))
+    largest = np.zeros(tenants)
+    np.maximum.at(largest, tenant, mean)  # room for one large request: small tenants are no knapsack puzzles
+    budget = np.ceil(budget + largest)
     limits.append(Limit("tenant budget", budget, usage=cost, group=tenant))
     return limits
 
@@ -256,6 +259,9 @@ def _fit(
         before = np.repeat(total[starts] - amount[starts], np.diff(starts, append=at.size))
         fits[at] &= total - before <= left[row]
     fits &= alone
+    if alone.any() and not fits.any():  # rounding of the running totals: the first one still fits alone
+        first_alone = np.flatnonzero(alone)
+        fits[first_alone[requests[first_alone].argmin()]] = True
     for at, row, amount in used:
         np.subtract.at(left, row[fits[at]], amount[fits[at]])
     return fits, alone
