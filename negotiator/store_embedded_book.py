@@ -11,13 +11,11 @@ from typing import Any, Final
 
 import orjson
 
-from .errors import HoldResolved, InputInvalid
-from .money import MAX_NUSD
+from .errors import HoldResolved
 from .order import HoldState, Reservation, Settlement
 from .store import (
     DEFAULT_ACCOUNT,
     HOUSE,
-    MAX_DEPTH,
     SUSPENSE,
     Account,
     Balance,
@@ -27,8 +25,9 @@ from .store import (
     Shortfall,
 )
 from .store_audit import Sums
+from .store_embedded_accounts import AccountTrees
 from .store_embedded_entry import Entry, Node, OrderIndex
-from .store_rows import Row, RowKind, account_from, account_text, check_account, rolls_at_ms
+from .store_rows import Row, RowKind, account_from, account_text
 
 __all__ = ["Book"]
 
@@ -40,70 +39,44 @@ class Book:
         self._record = record
         self._orders = orders
         self.seq = 0
-        self._nodes: dict[str, Node] = {}
+        self._accounts = AccountTrees()
         self._open: dict[str, Entry] = {}
         self._open_orders: dict[tuple[str, str], Entry] = {}
-        for account_id in (HOUSE, SUSPENSE):
-            self._add(Account(account_id=account_id))
 
     # accounts
 
     def put_account(self, account: Account) -> None:
         """Create or change an account; raises InputInvalid."""
-        check_account(account)
-        node = self._nodes.get(account.account_id)
-        if node is not None and node.account.parent != account.parent:
-            raise InputInvalid(
-                f"expected the parent of {account.account_id!r} to stay {node.account.parent!r}, found {account.parent!r}"
-            )
-        if node is None and account.parent is not None:
-            parent = self._find(account.parent)
-            if parent is None:
-                raise InputInvalid(f"expected an existing parent account, found {account.parent!r}")
-            if len(parent.line) >= MAX_DEPTH:
-                raise InputInvalid(f"expected at most {MAX_DEPTH} accounts from leaf to root, found more")
-        self._put(account)
-        self._write(0, RowKind.ACCOUNT, self._nodes[account.account_id], detail=account_text(account))
+        if account.parent == DEFAULT_ACCOUNT:
+            self._find(DEFAULT_ACCOUNT)
+        self._accounts.check(account)
+        self._accounts.define(account)
+        self._write(0, RowKind.ACCOUNT, self._accounts[account.account_id], detail=account_text(account))
 
     def _find(self, account_id: str) -> Node | None:
         """The account; the default one is made, without a limit, when it is first needed."""
-        node = self._nodes.get(account_id)
+        node = self._accounts.get(account_id)
         if node is None and account_id == DEFAULT_ACCOUNT:
             self.put_account(Account(account_id=account_id))
-            node = self._nodes[account_id]
+            node = self._accounts[account_id]
         return node
 
     def accounts(self) -> tuple[str, ...]:
         """All account ids, sorted."""
-        return tuple(sorted(self._nodes.keys() | {DEFAULT_ACCOUNT}))
+        return self._accounts.names()
 
     def balances(self, account_id: str, now_ms: int) -> tuple[Balance, ...]:
         """The account and its ancestors; empty = unknown."""
-        node = self._nodes.get(account_id)
-        if node is None and account_id == DEFAULT_ACCOUNT:
-            node = Node(Account(account_id=account_id))
-            node.line = (node,)
-        return () if node is None else tuple(each.balance(now_ms) for each in node.line)
+        return self._accounts.balances(account_id, now_ms)
 
     def deposit(self, account_id: str, nusd: int, reference: str, now_ms: int) -> Balance:
         """Raise the budget of an account that has one, once per reference; raises InputInvalid."""
-        node = self._find(account_id)
-        if node is None:
-            raise InputInvalid(f"expected an existing account, found {account_id!r}")
-        if node.account.budget_nusd is None:
-            raise InputInvalid(f"expected an account with a budget, found {account_id!r} without a limit")
-        before = node.references.get(reference)
-        if before is not None and before != nusd:
-            raise InputInvalid(f"expected {before} for deposit {reference!r} as before, found {nusd}")
-        if before is None:
-            limit_nusd = node.balance(now_ms).limit_nusd
-            if limit_nusd is not None and limit_nusd + nusd > MAX_NUSD:
-                raise InputInvalid(
-                    f"expected budget and deposits of at most {MAX_NUSD} nano-dollars together"
-                )
-            self._deposit(node, nusd, reference, now_ms)
+        self._find(account_id)
+        if self._accounts.check_deposit(account_id, nusd, reference, now_ms):
+            self._accounts.deposit(account_id, nusd, reference, now_ms)
+            node = self._accounts[account_id]
             self._write(now_ms, RowKind.DEPOSIT, node, nusd=nusd, reference=reference)
-        return node.balance(now_ms)
+        return self._accounts[account_id].balance(now_ms)
 
     # holds
 
@@ -122,7 +95,7 @@ class Book:
         entry = self._orders.get(hold.account, hold.order_id)
         if entry is not None and entry.state is HoldState.POSTED:
             return entry.order_record()
-        short = self._shortfall(node, hold.hold_nusd, now_ms)
+        short = self._accounts.shortfall(node, hold.hold_nusd, now_ms)
         if short is not None:
             return short
         entry = Entry(
@@ -152,14 +125,14 @@ class Book:
             raise HoldResolved(f"reservation {reservation_id} is no longer held")
         entry.state = HoldState.IN_DOUBT
         entry.until_ms = max(entry.until_ms, now_ms + in_doubt_ms)
-        self._write(now_ms, RowKind.BEGIN, self._nodes[entry.account], entry)
+        self._write(now_ms, RowKind.BEGIN, self._accounts[entry.account], entry)
 
     def relayed(self, reservation_id: str, nusd: int) -> None:
         """At least so much is owed so far."""
         entry = self._open.get(reservation_id)
         if entry is not None and nusd > entry.relayed_nusd:
             entry.relayed_nusd = nusd
-            self._write(0, RowKind.RELAYED, self._nodes[entry.account], entry, nusd=nusd)
+            self._write(0, RowKind.RELAYED, self._accounts[entry.account], entry, nusd=nusd)
 
     def post(
         self, reservation_id: str, posted_nusd: int, now_ms: int, house_nusd: int, note: Note | None
@@ -216,11 +189,8 @@ class Book:
     # recovery and audit
 
     def sums(self) -> dict[str, Sums]:
-        """How every account stands, in the period its last row was in."""
-        return {
-            name: Sums(node.posted_nusd, node.pending_nusd, node.deposits_nusd, node.spent_nusd)
-            for name, node in self._nodes.items()
-        }
+        """How every account stands."""
+        return self._accounts.sums()
 
     def open_entries(self) -> tuple[Entry, ...]:
         """All unresolved holds."""
@@ -230,16 +200,14 @@ class Book:
         """All there is to restore, as JSON values."""
         return {
             "seq": self.seq,
-            "accounts": {name: node.save() for name, node in self._nodes.items()},
+            "accounts": self._accounts.save(),
             "holds": [entry.save() for entry in self._open.values()],
         }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Become what :meth:`snapshot` described."""
         self.seq = snapshot["seq"]
-        for name, saved in snapshot["accounts"].items():
-            self._nodes[name] = Node.load(name, saved)
-        self._relate()
+        self._accounts.load(snapshot["accounts"])
         for saved in snapshot["holds"]:
             self._keep(Entry.load(saved))
 
@@ -254,16 +222,16 @@ class Book:
 
     def _apply(self, row: Row) -> None:
         if row.kind == RowKind.ACCOUNT:
-            self._put(account_from(row.account, row.detail))
+            self._accounts.define(account_from(row.account, row.detail))
             return
-        node = self._nodes[row.account]
+        node = self._accounts[row.account]
         if row.kind == RowKind.DEPOSIT:
-            self._deposit(node, row.nusd, row.reference, row.at_ms)
+            self._accounts.deposit(row.account, row.nusd, row.reference, row.at_ms)
         elif row.kind == RowKind.HOLD:
             entry = Entry(row.reservation_id, row.account, row.reference, row.nusd, row.until_ms, row.detail)
             self._place(node, entry, row.at_ms)
         elif row.kind in (RowKind.HOUSE, RowKind.SUSPENSE):
-            self._charge(node, row.nusd, row.at_ms)
+            self._accounts.draw(node, row.nusd, 0, row.at_ms)
         elif row.kind == RowKind.BEGIN:
             entry = self._open[row.reservation_id]
             entry.state, entry.until_ms = HoldState.IN_DOUBT, row.until_ms
@@ -273,40 +241,10 @@ class Book:
             posted_nusd = row.nusd if row.kind == RowKind.POST else 0
             self._release(self._open[row.reservation_id], posted_nusd, row.at_ms)
 
-    # moves: state only, the same at first and in replay
-
-    def _add(self, account: Account) -> None:
-        node = Node(account, rolls_at_ms=rolls_at_ms(account.period, 0))
-        self._nodes[account.account_id] = node
-        node.line = (node, *self._nodes[account.parent].line) if account.parent is not None else (node,)
-
-    def _put(self, account: Account) -> None:
-        node = self._nodes.get(account.account_id)
-        if node is None:
-            self._add(account)
-            return
-        before, node.account = node.account, account
-        if before.period != account.period:
-            node.roll(0)
-
-    def _relate(self) -> None:
-        for node in self._nodes.values():
-            line = [node]
-            while line[-1].account.parent is not None:
-                line.append(self._nodes[line[-1].account.parent])
-            node.line = tuple(line)
-
-    def _deposit(self, node: Node, nusd: int, reference: str, at_ms: int) -> None:
-        if at_ms >= node.rolls_at_ms:
-            node.roll(at_ms)
-        node.deposits_nusd += nusd
-        node.references[reference] = nusd
+    # moves: the same at first and in replay
 
     def _place(self, node: Node, entry: Entry, at_ms: int) -> None:
-        for each in node.line:
-            if at_ms >= each.rolls_at_ms:
-                each.roll(at_ms)
-            each.pending_nusd += entry.hold_nusd
+        self._accounts.draw(node, 0, entry.hold_nusd, at_ms)
         self._keep(entry)
 
     def _keep(self, entry: Entry) -> None:
@@ -314,39 +252,11 @@ class Book:
         self._open_orders[entry.account, entry.order_id] = entry
 
     def _release(self, entry: Entry, posted_nusd: int, at_ms: int) -> None:
-        node = self._nodes[entry.account]
-        for each in node.line:
-            if at_ms >= each.rolls_at_ms:
-                each.roll(at_ms)
-            each.pending_nusd -= entry.hold_nusd
-            each.posted_nusd += posted_nusd
-        node.spent_nusd += posted_nusd
+        self._accounts.draw(self._accounts[entry.account], posted_nusd, -entry.hold_nusd, at_ms)
         del self._open[entry.reservation_id]
         del self._open_orders[entry.account, entry.order_id]
 
-    def _charge(self, node: Node, nusd: int, at_ms: int) -> None:
-        node.posted_nusd += nusd
-        node.spent_nusd += nusd
-
     # decisions
-
-    def _shortfall(self, node: Node, nusd: int, now_ms: int) -> Shortfall | None:
-        """Who lacks the money: the nearest that will not get it back, else the nearest that may."""
-        held = None
-        for each in node.line:
-            budget_nusd = each.account.budget_nusd
-            if budget_nusd is None:
-                continue
-            if now_ms < each.rolls_at_ms:
-                budget_nusd += each.deposits_nusd - each.posted_nusd
-            if nusd + each.pending_nusd > budget_nusd:
-                short = Shortfall(
-                    account=each.account.account_id, needed_nusd=nusd, balance=each.balance(now_ms)
-                )
-                if not short.held:
-                    return short
-                held = held or short
-        return held
 
     def _live(self, reservation_id: str, now_ms: int) -> Entry | None:
         """The open entry, None = resolved, and if its time is over, now."""
@@ -367,7 +277,7 @@ class Book:
         entry.state, entry.posted_nusd, entry.changed_ms = state, posted_nusd, now_ms
         self._release(entry, posted_nusd, now_ms)
         self._orders.put(entry)
-        self._write(now_ms, _RESOLVES[state], self._nodes[entry.account], entry, nusd=posted_nusd)
+        self._write(now_ms, _RESOLVES[state], self._accounts[entry.account], entry, nusd=posted_nusd)
 
     def _late(self, reservation_id: str, billed_nusd: int, now_ms: int, note: Note | None) -> Settlement:
         entry = self._orders.by_reservation(reservation_id)
@@ -383,8 +293,8 @@ class Book:
         return entry.settlement(already=True, suspense_nusd=max(0, unbooked_nusd))
 
     def _book(self, account_id: str, kind: RowKind, entry: Entry, nusd: int, now_ms: int) -> None:
-        node = self._nodes[account_id]
-        self._charge(node, nusd, now_ms)
+        node = self._accounts[account_id]
+        self._accounts.draw(node, nusd, 0, now_ms)
         self._write(now_ms, kind, node, entry, nusd=nusd)
 
     def _write(

@@ -23,6 +23,7 @@ __all__ = [
     "RowKind",
     "account_from",
     "account_text",
+    "check_account",
     "period_key",
     "period_start_ms",
     "rolls_at_ms",
