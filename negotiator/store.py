@@ -301,6 +301,18 @@ class SharedStore(Protocol):
         """The value, None = never set or expired."""
         ...
 
+    async def put_entry(self, table: str, key: str, value: bytes | None) -> None:
+        """Set an entry of a small table that outlives all processes; None = remove it."""
+        ...
+
+    async def entry(self, table: str, key: str) -> bytes | None:
+        """One entry of a table, None = it is not there."""
+        ...
+
+    async def entries(self, table: str) -> Mapping[str, bytes]:
+        """All entries of a table."""
+        ...
+
     async def lead(self, role: str, holder: str, ttl_ms: int, now_ms: int) -> int | None:
         """Become or stay the leader of a role: a fencing token that grows with every change, None = another leads."""
         ...

@@ -217,6 +217,23 @@ class EmbeddedStore:
             return None
         return value
 
+    async def put_entry(self, table: str, key: str, value: bytes | None) -> None:
+        """Set or (None) remove an entry of a table."""
+        await self.publish(f"{table}/{key}", value or b"")
+
+    async def entry(self, table: str, key: str) -> bytes | None:
+        """One entry of a table."""
+        return await self.read(f"{table}/{key}") or None
+
+    async def entries(self, table: str) -> Mapping[str, bytes]:
+        """All entries of a table; what was removed is kept as nothing."""
+        start = f"{table}/"
+        return {
+            key.removeprefix(start): value
+            for key, (value, _) in self._shared.items()
+            if value and key.startswith(start)
+        }
+
     async def lead(self, role: str, holder: str, ttl_ms: int, now_ms: int) -> int | None:
         """Become or stay the leader of a role."""
         key = f"~lead/{role}"
@@ -279,6 +296,13 @@ class EmbeddedStore:
         if self._file is None and len(self._rows) > keep:
             self._recount.feed(self._rows)
             self._rows.clear()
+
+    def abandon(self) -> None:
+        """Leave as a killed process would: what is not committed is lost, the lock goes."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._fault = "the store was abandoned"
 
     async def aclose(self) -> None:
         """Commit, write a checkpoint, give back file and lock."""

@@ -106,6 +106,25 @@ class RedisValues:
         value: bytes | None = await self._link.call(name, "GET", name)
         return value
 
+    async def put_entry(self, table: str, key: str, value: bytes | None) -> None:
+        """Set or (None) remove an entry of a table."""
+        name = f"{PREFIX}:table:{table}"
+        await self._link.call(name, *(("HDEL", name, key) if value is None else ("HSET", name, key, value)))
+
+    async def entry(self, table: str, key: str) -> bytes | None:
+        """One entry of a table."""
+        name = f"{PREFIX}:table:{table}"
+        value: bytes | None = await self._link.call(name, "HGET", name, key)
+        return value
+
+    async def entries(self, table: str) -> Mapping[str, bytes]:
+        """All entries of a table."""
+        name = f"{PREFIX}:table:{table}"
+        found: Any = await self._link.call(name, "HGETALL", name)
+        if not isinstance(found, dict):
+            found = dict(zip(found[::2], found[1::2], strict=True))
+        return {key.decode(): value for key, value in found.items()}
+
     async def lead(self, role: str, holder: str, ttl_ms: int, now_ms: int) -> int | None:
         """Become or stay the leader of a role."""
         token = await self._link.script(

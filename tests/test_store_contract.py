@@ -551,6 +551,20 @@ async def test_values_are_shared_and_may_end(store: Store) -> None:
     assert await store.read("brief") is None
 
 
+async def test_a_table_lists_what_is_in_it(store: Store) -> None:
+    """Entries are set, replaced, removed and listed table by table."""
+    assert dict(await store.entries("keys")) == {}
+    await store.put_entry("keys", "a", b"1")
+    await store.put_entry("keys", "b", b"2")
+    await store.put_entry("keys", "a", b"3")
+    await store.put_entry("others", "a", b"4")
+    assert dict(await store.entries("keys")) == {"a": b"3", "b": b"2"}
+    await store.put_entry("keys", "b", None)
+    assert await store.entry("keys", "b") is None
+    assert await store.entry("keys", "a") == b"3"
+    assert dict(await store.entries("keys")) == {"a": b"3"}
+
+
 async def test_one_leads_and_every_change_has_a_higher_token(store: Store) -> None:
     """A leader renews with the same token; when it is silent another leads with the next."""
     assert await store.lead("maker", "a", 1_000, T0) == 1
