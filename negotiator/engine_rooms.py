@@ -105,15 +105,19 @@ def build_rooms(
 
 
 def build_sellers(config: Config, clock: Clock, seed: int = 0) -> tuple[Sequence[Provider], bool]:
-    """The configured sellers, or the simulated ones where none are; the flag says which."""
+    """The configured sellers, or the simulated ones where none are; the flag says which. Raises ConfigInvalid."""
     if not config.providers:
         from providers.simulated import default_sellers
 
         return default_sellers(clock, seed=seed), True
     from providers.registry import make_provider
 
-    ttl_ms = config.market.quote_ttl_ms
-    sellers = [make_provider(seller_settings(provider, ttl_ms), clock) for provider in config.providers]
+    sellers = []
+    for number, provider in enumerate(config.providers):
+        try:
+            sellers.append(make_provider(seller_settings(provider, config.market.quote_ttl_ms), clock))
+        except ValueError as error:
+            raise ConfigInvalid(f"providers.{number} ({provider.label}): {error}") from None
     return sellers, all(provider.kind == "simulated" for provider in config.providers)
 
 

@@ -1,6 +1,6 @@
 """One offer's quotes for many requests at once: the numbers of :class:`providers.quoting.Quoter`, as arrays.
 
-For batches: no quote objects, no cache hopes, no second round. Equal to the nano-dollar, and tested to be.
+For batches: no quote objects, no warm caches, no second round. Equal to the nano-dollar, and tested to be.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .quoting import DEFAULT_OUTPUT_TOKENS, Quoter
-from .terms import TOKENS_PER_RATE, Offer
+from .terms import TOKENS_PER_RATE, CacheWrites, Offer
 
 __all__ = ["QuoteArrays", "quote_arrays"]
 
@@ -52,11 +52,13 @@ def quote_arrays(
     asked_output: the buyer's own bound, 0 = none. expected_output: the house's estimate, 0 = none.
     """
     quoter = Quoter(offer, str)
+    own = reference_tokens
     if counted_tokens is None:
+        own = (reference_tokens * offer.token_factor).astype(np.int64)
         inputs = np.ceil(reference_tokens * offer.token_factor).astype(np.int64)
         covered = np.ceil(reference_tokens * offer.token_margin).astype(np.int64)
     else:
-        inputs = counted_tokens
+        inputs = own = counted_tokens
         covered = counted_tokens + (counted_tokens + 49) // 50
     covered = np.maximum(covered, inputs)
     room = np.minimum(offer.max_output_tokens, offer.context_tokens - covered)
@@ -69,16 +71,20 @@ def quote_arrays(
     step = np.zeros(len(covered), dtype=np.int64)
     for number, later in enumerate(offer.steps[1:], start=1):
         step[covered >= later.from_input_tokens] = number
-    input_rate = np.array([s.rates.input_nusd_per_mtok for s in offer.steps])[step]
-    output_rate = np.array([s.rates.output_nusd_per_mtok for s in offer.steps])[step]
-    request_nusd = np.array([s.rates.request_nusd for s in offer.steps])[step]
+    rates = [one.rates for one in offer.steps]
+    input_rate = np.array([one.input_nusd_per_mtok for one in rates])[step]
+    write_rate = np.array([one.cache_write_nusd_per_mtok for one in rates])[step]
+    output_rate = np.array([one.output_nusd_per_mtok for one in rates])[step]
+    request_nusd = np.array([one.request_nusd for one in rates])[step]
     worst_rate = np.array(quoter.worst_input_rates)[step]
+    written = np.minimum(_written(offer, own), inputs)
+    expected = _even((inputs - written) * input_rate) + _even(written * write_rate)
     speed = quoter.speed
     median = speed.ttft_ms_p50 + speed.ms_per_output_token_p50 * output
     ceiling_input = _up(covered * worst_rate) + request_nusd + quoter.slack_nusd
     return QuoteArrays(
         quoted=quoted,
-        expected_nusd=_even(inputs * input_rate) + _even(output * output_rate) + request_nusd,
+        expected_nusd=expected + _even(output * output_rate) + request_nusd,
         ceiling_nusd=ceiling_input + _up(longest * output_rate),
         ceiling_input_nusd=ceiling_input,
         input_tokens=inputs,
@@ -89,6 +95,14 @@ def quote_arrays(
         latency_ms_p95=_ms(median * quoter.late),
         ttft_ms_p95=quoter.ttft_ms.p95,
     )
+
+
+def _written(offer: Offer, tokens: Ints) -> Ints:
+    """What a seller that charges every write stores of a prompt it has not seen: its whole blocks."""
+    cache = offer.cache
+    if cache is None or cache.writes is not CacheWrites.CHARGED:
+        return np.zeros_like(tokens)
+    return np.where(tokens >= cache.min_tokens, tokens - tokens % cache.block_tokens, 0)
 
 
 def _up(product: Ints) -> Ints:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from providers.clock import LoopClock
+from providers.prefix_cache import PrefixCache
 from providers.quoting import Quoter
 from providers.quoting_arrays import quote_arrays
 from providers.simulated import default_sellers
-from providers.terms import RFQ, Offer, Quote
+from providers.terms import RFQ, Offer, PrefixMark, Quote
 
 OFFERS = [offer for seller in default_sellers(LoopClock(), seed=1) for offer in seller.offers()]
 
@@ -34,7 +35,10 @@ def test_arrays_equal_single_quotes(offer: Offer, counted: bool) -> None:
             tokens_by_vocabulary={offer.vocabulary: int(tokens[i])} if counted else {},
             capabilities=offer.tags & {"embeddings"},
         )
-        quote = quoter.quote(rfq, ttl_ms=1000)
+        own = int(tokens[i]) if counted else int(tokens[i] * offer.token_factor)
+        mark = (PrefixMark(int(tokens[i]), "never sent"),)
+        cold = PrefixCache().hope(offer.model, offer.cache, mark, 0, input_tokens=own)
+        quote = quoter.quote(rfq, ttl_ms=1000, cache=cold)
         assert isinstance(quote, Quote) == many.quoted[i]
         if isinstance(quote, Quote):
             single = (

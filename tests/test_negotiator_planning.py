@@ -1,0 +1,192 @@
+"""Batches: the arrays judge as policy does, the plan keeps every limit, and broken lines do not stop the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from negotiator.config import Config
+from negotiator.engine import Engine
+from negotiator.engine_book import Job, ask
+from negotiator.errors import InputInvalid
+from negotiator.plan_book import build_book, sold_now
+from negotiator.plan_lines import LineFault, PlanLine, read_file, read_lines
+from negotiator.planning import plan_requests, read_orders
+from negotiator.store import Account
+from negotiator.wire import PlanOptions
+from providers.clock import LoopClock, run_virtual
+from providers.simulated import default_sellers
+
+
+@asynccontextmanager
+async def market(limits_scale: float = 1.0) -> AsyncIterator[Engine]:
+    clock = LoopClock()
+    sellers = default_sellers(clock, seed=3, limits_scale=limits_scale)
+    async with Engine.open(Config(), clock=clock, sellers=sellers) as engine:
+        yield engine
+
+
+def line(
+    custom_id: str, text: str = "Say hi.", terms: dict[str, Any] | None = None, **body: Any
+) -> dict[str, Any]:
+    return {
+        "custom_id": custom_id,
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"model": "auto", "messages": [{"role": "user", "content": text}], **body},
+        "terms": terms or {},
+    }
+
+
+def test_the_arrays_judge_as_policy_does(root: Path) -> None:
+    """Pair by pair over the whole example workload: expected and ceiling price, p95, and whether it is eligible."""
+
+    async def run() -> None:
+        async with market() as engine:
+            orders = (await read_orders(engine, read_file(root / "examples" / "workload.jsonl"))).orders
+            offers = sold_now(engine.rooms)
+            book = build_book(engine.rooms, offers, orders, {}, 0.9)
+            column = {(o.provider, o.model, o.tier): j for j, o in enumerate(offers)}
+            compared = 0
+            for i, order in enumerate(orders):
+                eligible = np.zeros(len(offers), dtype=bool)
+                first = (
+                    await ask(engine.rooms, job := Job(order, engine.rooms.clock.now_ms()))
+                ) and job.rounds[0]
+                for candidate in first.candidates:
+                    quote = candidate.quote
+                    j = column[quote.provider, quote.model, quote.tier]
+                    if any(discount.kind in ("idle", "cache_hit") for discount in quote.discounts):
+                        eligible[j] = book.allowed[i, j]  # a reduction of the moment, which no plan counts on
+                        continue
+                    eligible[j] = candidate.eligible
+                    if not candidate.eligible:
+                        continue
+                    single = (candidate.expected_nusd, candidate.ceiling_nusd, quote.latency_ms.p95)
+                    assert single == (
+                        book.cost_nusd[i, j],
+                        book.ceiling_nusd[i, j],
+                        book.latency_ms_p95[i, j],
+                    )
+                    compared += 1
+                assert (eligible == book.allowed[i]).all(), order.body
+            assert compared > 500
+
+    run_virtual(run())
+
+
+def test_a_plan_keeps_every_limit_and_beats_cheapest_first() -> None:
+    """With limits that bind, the plan serves at least what cheapest-first serves, and no row is above its cap."""
+
+    async def run() -> None:
+        async with market(limits_scale=0.1) as engine:
+            lines = [
+                line(f"r{n}", f"Question {n}: why?", {"budget_usd": "0.01"}, max_tokens=200)
+                for n in range(150)
+            ]
+            planned = await plan_requests(engine, lines, PlanOptions(time_limit_s=5))
+            summary = planned.summary()
+            assert summary["served"] == summary["served_bound"] == 150
+            assert all(limit["used"] <= limit["cap"] for limit in summary["limits"])
+            assert any(limit["shadow_price_usd"] != "0" for limit in summary["limits"])
+            greedy = summary["baselines"]["cheapest_feasible"]
+            assert greedy["served"] < 150 or float(summary["cost_usd"]) <= float(greedy["cost_usd"])
+            assert summary["gap"] <= 0.01
+
+    run_virtual(run())
+
+
+def test_accounts_and_batch_budgets_are_limits() -> None:
+    """An account's available money and the batch's total budget bind like any other limit."""
+
+    async def run() -> None:
+        async with market() as engine:
+            await engine.rooms.store.put_account(Account(account_id="poor", budget_nusd=400_000))
+            terms = {"account": "poor"}
+            lines = [line(f"r{n}", f"Say {n}.", terms, max_tokens=100) for n in range(40)]
+            planned = await plan_requests(engine, lines, PlanOptions())
+            assert 0 < planned.plan.served < 40
+            assert planned.plan.cost_nusd <= 400_000
+            assert planned.summary()["rejects"] == {"FUNDS_INSUFFICIENT": 40 - planned.plan.served}
+            free = [line(f"r{n}", f"Say {n}.", max_tokens=100) for n in range(40)]
+            capped = await plan_requests(engine, free, PlanOptions(total_budget_usd="0.0002"))  # type: ignore[arg-type]
+            assert capped.plan.cost_nusd <= 200_000
+            better = await plan_requests(engine, free, PlanOptions(min_mean_quality=0.95))
+            assert better.mean_quality is not None
+            assert better.mean_quality >= 0.95 - 1e-6
+
+    run_virtual(run())
+
+
+BROKEN = [
+    (b"{not json", "expected a JSON object"),
+    (b"[]", "input should be a valid dictionary"),
+    (
+        json.dumps(line("a", terms={"budget_usd": "-1"})).encode(),
+        "terms.budget_usd: expected US dollars >= 0",
+    ),
+    (json.dumps(line("a", terms={"min_quality": 1.5})).encode(), "terms.min_quality"),
+    (b'{"custom_id":"a","body":{"messages":[]},"terms":{"min_quality":NaN}}', "expected a JSON object"),
+    (json.dumps(line("a", terms={"speed": 3})).encode(), "terms.speed: expected no such field"),
+    (json.dumps({**line("a"), "url": "/v1/other"}).encode(), "url"),
+    (json.dumps({**line("a"), "custom_id": ""}).encode(), "custom_id"),
+    (json.dumps(line("a", messages=[])).encode(), "messages"),
+    (json.dumps(line("a", max_tokens=0)).encode(), "max_tokens"),
+    (json.dumps(line("good")).encode(), "custom_id: expected each once, found 'good' of line 1 again"),
+    (b"\xff\xfe", "expected a JSON object"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BROKEN, ids=range(len(BROKEN)))
+def test_a_broken_line_is_told_and_the_others_go_on(text: bytes, message: str) -> None:
+    """The fault names the line's number and what was expected; the good lines around it are planned."""
+
+    async def run() -> None:
+        async with market() as engine:
+            lines = [json.dumps(line("good")).encode(), text, json.dumps(line("other")).encode()]
+            planned = await plan_requests(engine, lines, PlanOptions())
+            summary = planned.summary()
+            assert [fault["line"] for fault in summary["errors"]] == [2]
+            assert message in summary["errors"][0]["message"]
+            assert summary["served"] == 2
+
+    run_virtual(run())
+
+
+def test_blank_lines_are_passed_over_and_numbers_count_them() -> None:
+    """Line numbers are the file's own."""
+    read = list(read_lines([b"\n", json.dumps(line("a")).encode(), b"  \n", b"nope"]))
+    assert [type(one) for one in read] == [PlanLine, LineFault]
+    assert [one.number for one in read] == [2, 4]
+
+
+def test_files_that_are_not_there_or_empty_are_one_sentence(tmp_path: Path) -> None:
+    """A missing, empty or unreadable file raises InputInvalid naming it."""
+    (tmp_path / "empty.jsonl").touch()
+    for name in ("missing.jsonl", "empty.jsonl", ""):
+        with pytest.raises(InputInvalid, match="expected"):
+            list(read_file(tmp_path / name))
+
+
+def test_rows_tell_every_request_in_order() -> None:
+    """One row per line, in order; the refused carry their reject with counter-offers."""
+
+    async def run() -> None:
+        async with market() as engine:
+            lines = [line("a"), line("b", terms={"min_quality": 0.999}), line("c")]
+            planned = await plan_requests(engine, lines, PlanOptions())
+            rows = list(planned.rows())
+            assert [row["custom_id"] for row in rows] == ["a", "b", "c"]
+            assert rows[0]["reject"] is None
+            assert rows[0]["model"]
+            assert rows[1]["reject"]["name"] == "QUALITY_UNREACHABLE"
+            assert rows[1]["reject"]["counter_offers"]
+            assert rows[1]["model"] is None
+
+    run_virtual(run())
