@@ -61,12 +61,12 @@ SIMULATED: Final[Mapping[str, _Entry]] = {
         },
         models={
             "claude-opus-5-5": ModelTraits(
-                ability=2.5, ttft_ms=1200, ms_per_token=16, sigma=0.4, reasoning_tokens=600, token_factor=1.22
+                ability=2.5, ttft_ms=1200, ms_per_token=16, sigma=0.4, reasoning_tokens=600, token_factor=1.52
             ),
             "claude-sonnet-5-5": ModelTraits(
-                ability=2.0, ttft_ms=800, ms_per_token=11, reasoning_tokens=500, token_factor=1.22
+                ability=2.0, ttft_ms=800, ms_per_token=11, reasoning_tokens=500, token_factor=1.52
             ),
-            "claude-haiku-5-5": ModelTraits(ability=1.2, ttft_ms=450, ms_per_token=6, token_factor=1.22),
+            "claude-haiku-5-5": ModelTraits(ability=1.2, ttft_ms=450, ms_per_token=6, token_factor=1.52),
         },
     ),
     "google": _Entry(
