@@ -1,0 +1,151 @@
+"""The command as users call it: real processes, exit codes, one message per mistake, kill and resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def negotiator(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "negotiator.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=240, check=False)
+
+
+@pytest.fixture(scope="module")
+def workload(root: Path) -> Path:
+    return root / "examples" / "workload.jsonl"
+
+
+def test_plan_prints_the_contracts_summary(workload: Path, tmp_path: Path) -> None:
+    """--json is one object on stdout; --out has one row per request; the proven gap is at most one percent."""
+    out = tmp_path / "plan.jsonl"
+    done = negotiator("plan", workload, "--json", "--out", out)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    lines = workload.read_text().splitlines()
+    assert summary["requests"] == len(lines)
+    assert summary["gap"] <= 0.01
+    assert summary["served"] + sum(summary["rejects"].values()) == len(lines)
+    assert set(summary["baselines"]) == {"cheapest_feasible", "always_best", "two_tier", "as_requested"}
+    assert len(out.read_text().splitlines()) == len(lines)
+
+
+def test_a_refused_quote_exits_1_and_says_what_would_be_served() -> None:
+    """Budget and floor that nobody meets: exit 1, a reject, counter-offers with their prices."""
+    done = negotiator(
+        "quote", "Prove that 17 is prime.", "--budget-usd", "0.0001", "--min-quality", "0.99", "--json"
+    )
+    assert done.returncode == 1
+    book = json.loads(done.stdout)
+    assert book["best"] is None
+    assert book["reject"]["counter_offers"]
+    shown = negotiator("quote", "Prove that 17 is prime.", "--budget-usd", "0.0001", "--min-quality", "0.99")
+    assert "would be served with" in shown.stdout
+
+
+MISTAKES: list[tuple[list[str], int, str]] = [
+    (["plan", "missing.jsonl"], 1, "missing.jsonl: expected a readable file"),
+    (["plan", "empty.jsonl"], 1, "empty.jsonl: expected at least one request"),
+    (["plan", "broken.jsonl", "--json"], 1, "broken.jsonl:1: "),
+    (["plan", "good.jsonl", "--gap", "2"], 1, "gap"),
+    (["plan", "good.jsonl", "--objective", "magic"], 2, "magic"),
+    (["plan", "good.jsonl", "--config", "bad.toml"], 1, "bad.toml:2: server.port"),
+    (["plan", "good.jsonl", "--config", "nowhere.toml"], 1, "nowhere.toml: expected a readable file"),
+    (["plan", "good.jsonl", "--config", "kind.toml"], 1, "expected one of"),
+    (["quote", "Hi", "--budget-usd", "-1"], 1, "budget_usd: expected US dollars >= 0"),
+    (["quote", "Hi", "--budget-usd", "NaN"], 1, "budget_usd"),
+    (["quote", "Hi", "--min-quality", "1.5"], 1, "min_quality"),
+    (["quote", "Hi", "--model", "gpt-nothing"], 1, "gpt-nothing"),
+    (["run", "good.jsonl"], 2, "--out"),
+    (["run", "good.jsonl", "--out", "good.jsonl"], 1, "expected a result of an earlier run"),
+    (["nonsense"], 2, "nonsense"),
+]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("desk")
+    good = {"custom_id": "a", "body": {"messages": [{"role": "user", "content": "Hi"}]}}
+    (folder / "good.jsonl").write_text(json.dumps(good) + "\n")
+    (folder / "broken.jsonl").write_text("{oops\n" + json.dumps(good) + "\n")
+    (folder / "empty.jsonl").touch()
+    (folder / "bad.toml").write_text("[server]\nport = 99999999\n")
+    (folder / "kind.toml").write_text('[[providers]]\nkind = "telepathy"\n')
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"), MISTAKES, ids=[" ".join(a) for a, _, _ in MISTAKES]
+)
+def test_a_users_mistake_is_one_message(desk: Path, arguments: list[str], code: int, message: str) -> None:
+    """The exit code, what was expected and found and where; never a traceback."""
+    done = negotiator(*arguments, cwd=desk)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_help_has_an_example_for_every_command() -> None:
+    """Each command's --help shows how it is called."""
+    from negotiator.cli import COMMANDS
+
+    for name in COMMANDS:
+        done = negotiator(name, "--help")
+        assert done.returncode == 0, done.stderr
+        assert f"negotiator {name}" in done.stdout.replace("\n", " ")
+
+
+def test_a_killed_run_goes_on_where_it_stopped(root: Path, tmp_path: Path) -> None:
+    """kill -9 half-way, run again: every custom_id exactly once, and nothing is paid that the ledger does not say."""
+    source, out, store = tmp_path / "in.jsonl", tmp_path / "out.jsonl", f"embedded://{tmp_path}/ledger.db"
+    make = [sys.executable, root / "examples" / "make_workload.py", "900", "--seed", "5", "--out", source]
+    subprocess.run(make, check=True, capture_output=True)
+    ids = [json.loads(text)["custom_id"] for text in source.read_text().splitlines()]
+    command = ["run", str(source), "--out", str(out), "--store", store, "--time-limit-s", "2", "--json"]
+    victim = subprocess.Popen(
+        [sys.executable, "-m", "negotiator.cli", *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    patience = time.monotonic() + 120
+    while _lines(out) < 150 and victim.poll() is None and time.monotonic() < patience:
+        time.sleep(0.02)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    written = _lines(out)
+    assert 150 <= written < len(ids)
+    done = negotiator(*command)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    results = [json.loads(text) for text in out.read_text().splitlines()]
+    assert Counter(result["custom_id"] for result in results) == Counter(ids)
+    assert report["skipped"] <= written
+    assert report["skipped"] + report["served"] + report["refused"] == len(ids)
+    _check_ledger(store, results, report["in_doubt"])
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _check_ledger(store: str, results: list[dict[str, Any]], in_doubt: int) -> None:
+    """Posted equals the results where nothing was in flight at the kill; what was stays pending, and the audit fits."""
+    done = negotiator("accounts", "show", "default", "--store", store, "--json")
+    assert done.returncode == 0, done.stderr
+    account = json.loads(done.stdout)
+    nusd = sum(round(float(result["cost_usd"]) * 1e9) for result in results)
+    posted = round(float(account["posted_usd"]) * 1e9)
+    pending = round(float(account["pending_usd"]) * 1e9)
+    assert posted == nusd
+    assert (pending > 0) == (in_doubt > 0)
+    audit = negotiator("accounts", "audit", "--store", store)
+    assert audit.returncode == 0, audit.stderr
