@@ -42,8 +42,8 @@ class Inconsistent(ValueError):
     """A quote contradicts itself; the message says what was expected and what was found."""
 
 
-def request_out(rfq: RFQ) -> QuoteRequest:
-    """An RFQ as it goes to a remote seller."""
+def request_out(rfq: RFQ, provider: str) -> QuoteRequest:
+    """An RFQ as it goes to the remote seller that the house calls ``provider``: it knows its models without that."""
     target = rfq.target
     return QuoteRequest.model_construct(
         rfq_id=rfq.rfq_id,
@@ -54,7 +54,9 @@ def request_out(rfq: RFQ) -> QuoteRequest:
         capabilities=sorted(rfq.capabilities),
         parameters=sorted(rfq.parameters),
         tiers=list(rfq.tiers),
-        models=None if rfq.models is None else sorted(rfq.models),
+        models=None
+        if rfq.models is None
+        else sorted({name.removeprefix(f"{provider}/") for name in rfq.models}),
         answer_within_ms=rfq.answer_within_ms,
         round=rfq.round,
         target=None

@@ -181,7 +181,7 @@ class RemoteSeller:
         await self._client.aclose()
 
     async def _ask(self, rfq: RFQ, key: Key) -> QuoteAnswer:
-        body = write_wire(request_out(rfq))
+        body = write_wire(request_out(rfq, self._name))
         headers = {} if key.secret is None else {"authorization": f"Bearer {key.secret.reveal()}"}
         deadline_ms = max(1, rfq.answer_within_ms - MARGIN_MS)
         reply = await self._client.post("/quote", body, headers, deadline_ms=deadline_ms)

@@ -8,10 +8,12 @@ from typing import Any, Final
 
 from vendor_playback import Playback, seller_at
 
-from providers.base import ModelSettings, PricingSettings, Provider
+from providers.agent import agent_app, serve_agent
+from providers.base import ModelSettings, PricingSettings, Provider, ProviderSettings
 from providers.cached_answers import CachedAnswers
 from providers.clock import SystemClock
 from providers.ratecard import RateCard
+from providers.remote import remote_seller
 from providers.simulated import ModelTraits, SimulatedSeller
 from providers.terms import RateKind, RateLimit, SpeedModel, Usage
 
@@ -76,6 +78,55 @@ async def _over_http() -> AsyncIterator[Provider]:
         await seller.aclose()
 
 
+@asynccontextmanager
+async def _through_an_agent() -> AsyncIterator[Provider]:
+    async with (
+        _Vendor([{}]).at() as url,
+        serve_agent(agent_app(seller_at(url)), "127.0.0.1", 0) as agent,
+    ):
+        remote = remote_seller(ProviderSettings(kind="remote", name="far", base_url=agent), SystemClock(), {})
+        yield remote
+        await remote.aclose()
+
+
+def _dialect(
+    kind: str, whole: Mapping[str, Any], events: list[Any]
+) -> Callable[[], AbstractAsyncContextManager[Provider]]:
+    class Vendor(Playback):
+        async def _reply(self, request: Any, reply: Mapping[str, Any]) -> Any:
+            streamed = "stream" in request.path or self.received[-1].body.get("stream")
+            return await super()._reply(request, {"events": events} if streamed else {"json": whole})
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Provider]:
+        async with Vendor([{}]).at() as url:
+            seller = seller_at(url, kind)
+            yield seller
+            await seller.aclose()
+
+    return opened
+
+
+_ANTHROPIC_USAGE: Final = {"input_tokens": 40, "output_tokens": 5}
+_ANTHROPIC: Final = {
+    "content": [{"type": "text", "text": "The answer."}],
+    "stop_reason": "end_turn",
+    "usage": _ANTHROPIC_USAGE,
+}
+_ANTHROPIC_EVENTS: Final[list[Any]] = [
+    {"type": "message_start", "message": {"usage": {"input_tokens": 40, "output_tokens": 1}}},
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "The answer."}},
+    {"type": "content_block_stop", "index": 0},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}},
+    {"type": "message_stop"},
+]
+_GEMINI: Final = {
+    "candidates": [{"content": {"parts": [{"text": "The answer."}]}, "finishReason": "STOP"}],
+    "usageMetadata": {"promptTokenCount": 40, "candidatesTokenCount": 5, "totalTokenCount": 45},
+}
+
+
 SELLERS: Final[Mapping[str, Callable[[], AbstractAsyncContextManager[Provider]]]] = {
     "simulated, charged cache writes": _simulated("openai", "openai", "gpt-6-luna"),
     "simulated, marked cache writes": _simulated("anthropic", "anthropic", "claude-opus-5-5"),
@@ -86,6 +137,9 @@ SELLERS: Final[Mapping[str, Callable[[], AbstractAsyncContextManager[Provider]]]
         "idle", "groq", "openai/gpt-oss-120b", PricingSettings(reserve_share=0.4)
     ),
     "cached answers": _cached,
-    "a vendor over HTTP": _over_http,
+    "OpenAI's API over HTTP": _over_http,
+    "Anthropic's API over HTTP": _dialect("anthropic", _ANTHROPIC, _ANTHROPIC_EVENTS),
+    "Gemini's API over HTTP": _dialect("gemini", _GEMINI, [_GEMINI]),
+    "a vendor through the quote protocol": _through_an_agent,
 }
 """Name → opens a fresh one."""

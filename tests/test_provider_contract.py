@@ -125,8 +125,9 @@ async def test_quotes_add_up(seller: Provider) -> None:
 async def test_every_offer_in_an_accepted_tier_is_answered(seller: Provider) -> None:
     """A quote or a decline for each, and nothing in a tier that the buyer does not accept."""
     accepted = {(offer.model, offer.tier) for offer in seller.offers() if offer.tier == "standard"}
-    found = await quotes(seller, replace(ASK, tiers=("standard",)))
-    assert {(quote.model, quote.tier) for quote in found} == accepted
+    found = {(quote.model, quote.tier) for quote in await quotes(seller, replace(ASK, tiers=("standard",)))}
+    assert {tier for _, tier in found} <= {"standard"}
+    assert found == accepted or not seller.offers()  # one that prices each request apart offers nothing ahead
 
 
 async def test_only_asked_for_models_answer(seller: Provider) -> None:
@@ -147,7 +148,7 @@ async def test_what_it_cannot_do_is_a_coded_decline(seller: Provider) -> None:
     ):
         found = await answers(seller, rfq)
         assert all(isinstance(item, Decline) and item.code is code and item.detail for item in found)
-        assert len(found) == len(seller.offers())
+        assert len(found) == len(seller.offers()) or not seller.offers()
 
 
 async def test_an_answer_can_be_settled(seller: Provider) -> None:
