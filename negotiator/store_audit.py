@@ -137,7 +137,7 @@ class Recount:
         account_id, hold_nusd = self._holds.pop(row.reservation_id, ("", 0))
         if account_id != row.account:
             return f"reservation {row.reservation_id} is not held here, or resolved before"
-        if not 0 <= row.nusd <= hold_nusd:
+        if not 0 <= row.nusd <= (hold_nusd if row.kind == RowKind.POST else 0):
             return f"posts {row.nusd} on a hold of {hold_nusd}"
         self._draw(part, row.nusd, -hold_nusd, row.at_ms)
         part.sums.spent_nusd += row.nusd

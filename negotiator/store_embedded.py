@@ -17,7 +17,7 @@ import orjson
 
 from providers.clock import Clock
 
-from .errors import StoreUnavailable
+from .errors import StoreError, StoreUnavailable
 from .order import Reservation, Settlement
 from .store import Account, Balance, Hold, Lease, LeaseAsk, Note, OrderRecord, Shortfall
 from .store_audit import Recount
@@ -66,7 +66,11 @@ class EmbeddedStore:
             self._book = Book(self._rows.append, self._orders)
             return
         self._file = LedgerFile(path, durability=durability, keep_ms=keep_rows_ms, now_ms=clock.now_ms())
-        self._book = self._file.load(self._record)
+        try:
+            self._book = self._file.load(self._record)
+        except StoreError:
+            self._file.close()
+            raise
         self._shared = {key: (value, None) for key, value in self._file.shared().items()}
 
     # money

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from .errors import HoldResolved
+from .errors import HoldResolved, StoreError
 from .order import HoldState, Reservation, Settlement
 from .store import (
     DEFAULT_ACCOUNT,
@@ -212,10 +212,11 @@ class Book:
             self._keep(Entry.load(saved))
 
     def replay(self, rows: Iterable[Row]) -> None:
-        """Apply rows that were recorded before."""
+        """Apply rows that were recorded before; raises StoreError when one is missing."""
         record, self._record = self._record, lambda row: None
         for row in rows:
-            assert row.seq == self.seq + 1, f"row {self.seq + 1} is missing"
+            if row.seq != self.seq + 1:
+                raise StoreError(f"row {self.seq + 1} is missing")
             self._apply(row)
             self.seq = row.seq
         self._record = record

@@ -88,34 +88,34 @@ class LedgerFile:
             raise StoreError(f"{path}: expected a place to write, found: {error.strerror}") from None
         self._lock = FileLock(path.with_name(f"{path.name}.lock"), now_ms)
         self._archive = RowArchive(path.with_name(f"{path.name}.rows"))
+        self._db = sqlite3.connect(path, isolation_level=None, cached_statements=64, timeout=1.0)
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, cached_statements=64)
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version > len(_UPGRADES):
+                raise StoreError(f"schema {version}; this version reads up to {len(_UPGRADES)}")
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
             self._db.execute("PRAGMA wal_autocheckpoint = 4000")
-            self._upgrade()
+            for number, statements in enumerate(_UPGRADES[version:], start=version + 1):
+                self._db.executescript(f"BEGIN; {statements} PRAGMA user_version = {number}; COMMIT;")
         except (sqlite3.Error, StoreError) as error:
-            self._lock.release()
+            self.close()
             raise StoreError(f"{path}: expected a store of this program, found: {error}") from None
-
-    def _upgrade(self) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(_UPGRADES):
-            raise StoreError(f"schema {version}; this version reads up to {len(_UPGRADES)}")
-        for number, statements in enumerate(_UPGRADES[version:], start=version + 1):
-            self._db.executescript(f"BEGIN; {statements} PRAGMA user_version = {number}; COMMIT;")
 
     # start and end
 
     def load(self, record: Callable[[Row], None]) -> Book:
-        """The book as of the last commit."""
+        """The book as of the last commit; raises StoreError when a row is missing."""
         book = Book(record, self)
         checkpoint = self._checkpoint("SELECT body FROM checkpoints ORDER BY seq DESC LIMIT 1")
         if checkpoint is not None:
             book.restore(checkpoint)
         before = book.seq
-        book.replay(self._rows(before))
+        try:
+            book.replay(self._rows(before))
+        except StoreError as error:
+            raise StoreError(f"{self.path}: {error}; restore the file from a backup") from None
         self._rows_since = book.seq - before
         for entry in book.open_entries():
             noted = self.by_reservation(entry.reservation_id)
