@@ -66,7 +66,7 @@ class Engine:
         self._given_store = store
         self._seed = seed
         self._rooms: Rooms | None = None
-        self._recent: OrderedDict[str, Job] = OrderedDict()
+        self._recent: OrderedDict[tuple[str, str], Job] = OrderedDict()
         self._background: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -151,28 +151,45 @@ class Engine:
         if delivery.job.reject is not None:
             raise Rejected(delivery.job.reject)
 
-    async def feedback(self, order_id: str, score: float, *, source: str = "buyer") -> None:
-        """How good an answer was, 0 to 1: teaches the quality room. Raises InputInvalid for an unknown order."""
-        job = self._recent.get(order_id)
-        if job is None or job.completion is None:
-            raise InputInvalid(f"order_id: expected an order served lately, found {order_id!r}")
-        done = job.completion
-        self.rooms.quality.learn(
-            f"{done.provider}/{done.model}", job.order.task, score, text=prompt_text(job.order.body)
-        )
+    async def feedback(
+        self, order_id: str, score: float, *, source: str = "buyer", account: str = DEFAULT_ACCOUNT
+    ) -> tuple[str, str]:
+        """How good an answer was, 0 to 1: teaches the quality room. Gives the provider and model it was of.
 
-    async def escalate(self, order_id: str) -> Completion:
-        """Run an order again on a better model, under the same terms and what is left of its budget."""
-        job = self._recent.get(order_id)
+        Raises InputInvalid for an order this account was not served lately.
+        """
+        job = self._recent.get((account, order_id))
+        if job is not None and job.completion is not None:
+            done, task, text = job.completion, job.order.task, prompt_text(job.order.body)
+            provider, model = done.provider, done.model
+        else:
+            kept = await self.history(order_id, account) or {}
+            served = [one for one in kept.get("attempts", ()) if one["outcome"] == "ok"]
+            if not served:
+                raise _not_served(order_id)
+            provider, model, task, text = served[-1]["provider"], served[-1]["model"], kept["task"], None
+        self.rooms.quality.learn(f"{provider}/{model}", task, score, text=text)
+        return provider, model
+
+    async def better(self, order_id: str, account: str = DEFAULT_ACCOUNT) -> Order:
+        """An order served lately as it is escalated: for a better model, on what is left of its budget.
+
+        That it is asked for teaches the quality room. Raises InputInvalid.
+        """
+        job = self._recent.get((account, order_id))
         if job is None or job.completion is None:
-            raise InputInvalid(f"order_id: expected an order served lately, found {order_id!r}")
-        await self.feedback(order_id, 0.0, source="escalation")
-        return await self.buy(_escalated(job.order, job.completion))
+            raise _not_served(order_id)
+        await self.feedback(order_id, 0.0, source="escalation", account=account)
+        return _escalated(job.order, job.completion)
+
+    async def escalate(self, order_id: str, account: str = DEFAULT_ACCOUNT) -> Completion:
+        """Run an order again on a better model, under the same terms and what is left of its budget."""
+        return await self.buy(await self.better(order_id, account))
 
     async def history(self, order_id: str, account: str = DEFAULT_ACCOUNT) -> dict[str, Any] | None:
         """State and history of an order of this account, None = unknown."""
-        job = self._recent.get(order_id)
-        if job is not None and job.order.account == account and job.completion is None:
+        job = self._recent.get((account, order_id))
+        if job is not None and job.completion is None:
             return history_out(job.history())
         record = await self.rooms.ledger.record(account, order_id)
         return history_out(orjson.loads(record.history)) if record is not None and record.history else None
@@ -261,13 +278,7 @@ class Engine:
         delivery = await self.submit(order, quote_id=quote_id, check=check, grant=grant)
         if isinstance(delivery, Completion):
             return delivery
-        async with aclosing(delivery.chunks()) as chunks:
-            async for _ in chunks:
-                pass
-        if delivery.job.completion is None:
-            assert delivery.job.reject is not None
-            raise Rejected(delivery.job.reject)
-        return delivery.job.completion
+        return (await delivery.whole())[0]
 
     async def book(self, order: Order) -> Book:
         """Rooms 2 and 3: quotes of all sellers as candidates, kept for whoever comes back with a quote's id."""
@@ -306,7 +317,7 @@ class Engine:
         return Rejected(reject)
 
     def _remember(self, job: Job) -> None:
-        self._recent[job.order.order_id] = job
+        self._recent[job.order.account, job.order.order_id] = job
         if len(self._recent) > RECENT_ORDERS:
             self._recent.popitem(last=False)
 
@@ -326,6 +337,10 @@ class Engine:
 
 def _messages(messages: str | Sequence[Mapping[str, Any]]) -> list[Any]:
     return [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+
+
+def _not_served(order_id: str) -> InputInvalid:
+    return InputInvalid(f"order_id: expected an order served lately, found {order_id!r}")
 
 
 def _escalated(order: Order, done: Completion) -> Order:

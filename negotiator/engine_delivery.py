@@ -17,7 +17,7 @@ from providers.tokens import count_text
 from .engine_book import Job
 from .engine_grant import Grant
 from .engine_rooms import Rooms
-from .errors import Reject, RejectCode
+from .errors import Reject, RejectCode, Rejected
 from .events import Event
 from .execution import Execution, Outcome, Slot
 from .limits import Full, load_of
@@ -76,6 +76,27 @@ class Delivery:
             attempts=rooms.config.market.attempts,
         )
 
+    @property
+    def serving(self) -> Candidate:
+        """Whom the order is with: the award, or after a failover who follows."""
+        return self._execution.serving
+
+    def fault(self) -> Reject | None:
+        """Why an answer that broke off after its first token is not whole; None = it is, or nothing came at all."""
+        done = self.job.completion
+        return None if done is None or done.complete else self._reject(self._execution.outcome)
+
+    async def whole(self) -> tuple[Completion, bytes | None]:
+        """Wait for the whole answer; and the seller's own body of it, where it came as one. Raises Rejected."""
+        raw: bytes | None = None
+        async with aclosing(self.chunks()) as chunks:
+            async for chunk in chunks:
+                raw = chunk.raw
+        if self.job.completion is None:
+            assert self.job.reject is not None, "nothing was delivered, so a reject says why"
+            raise Rejected(self.job.reject)
+        return self.job.completion, raw
+
     async def chunks(self) -> AsyncGenerator[Chunk]:
         """The answer as it comes, then what it cost."""
         self.job.state = "EXECUTING"
@@ -93,8 +114,12 @@ class Delivery:
             await asyncio.shield(settling)
         completion = self.job.completion
         if completion is not None:
-            delta = last.delta if last is not None else {}
-            yield Chunk(delta=delta, finish_reason=completion.finish_reason, completion=completion)
+            yield Chunk(
+                delta=last.delta if last is not None else {},
+                finish_reason=completion.finish_reason,
+                completion=completion,
+                raw=last.raw if last is not None else None,
+            )
 
     # What execution asks of the other rooms.
 

@@ -121,6 +121,8 @@ class Execution:
         self._cause = ""
         self._retry_after_ms: int | None = None
         self._done = False
+        self.serving = assignment.award
+        """Whom the order is with, or was with last."""
 
     @property
     def outcome(self) -> Outcome:
@@ -179,7 +181,7 @@ class Execution:
 
     async def _attempt(self, candidate: Candidate, slot: Slot) -> AsyncGenerator[Delta]:
         """One call to one seller; yields only once the first token (two-tier: the whole answer) is there."""
-        call = self._open(candidate)
+        self.serving, call = candidate, self._open(candidate)
         stream = self._sellers[candidate.quote.provider].execute(call.ticket)
         try:
             if self._began is None:
