@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from .errors import InputInvalid, StoreUnavailable
-from .store_redis_link import Router
+from .store_redis_link import FAULTS, Router
 
 __all__ = ["connect"]
 
@@ -89,7 +89,7 @@ async def connect(url: str, *, timeout_s: float) -> Router:
         )
         await client.ping()
         return _OneServer(client, others)
-    except (RedisError, OSError) as error:
+    except FAULTS as error:
         raise StoreUnavailable(f"{_public(parts)}: {error}") from None
     except ValueError as error:
         raise InputInvalid(f"expected a Redis URL, found {_public(parts)!r}: {error}") from None

@@ -16,12 +16,12 @@ from importlib import resources
 from typing import Any, Final, Protocol
 
 from redis.asyncio import Redis
-from redis.exceptions import AskError, NoScriptError, RedisError, TryAgainError
+from redis.exceptions import AskError, NoScriptError, RedisClusterException, RedisError, TryAgainError
 from redis.exceptions import TimeoutError as SocketTimeout
 
 from .errors import StoreUnavailable
 
-__all__ = ["Link", "Router", "Script"]
+__all__ = ["FAULTS", "Link", "Router", "Script"]
 
 logger = logging.getLogger("negotiator.store")
 
@@ -31,6 +31,9 @@ MAX_RUNNING: Final = 4
 
 MAX_WAITING: Final = 10_000
 """Commands waiting for one node; beyond, a command fails at once."""
+
+FAULTS: Final = (RedisError, RedisClusterException, OSError)
+"""What a server that is away raises."""
 
 BACKOFF_S: Final = (0.05, 2.0)
 """The first and the longest pause after a node failed."""
@@ -65,6 +68,10 @@ class _Command:
     again: bool
     due_s: float
     answer: asyncio.Future[Any]
+
+    def in_full(self) -> tuple[Any, ...]:
+        """The command with its script's text in place of the digest."""
+        return self.words if self.script is None else ("EVAL", self.script.text, *self.words[2:])
 
 
 @dataclass(slots=True, eq=False)
@@ -115,7 +122,7 @@ class Link:
         answer: asyncio.Future[Any] = loop.create_future()
         try:
             client = self._router.client_for(key)
-        except RedisError as error:
+        except FAULTS as error:
             answer.set_exception(StoreUnavailable(f"no server has {key}: {error}"))
             return answer
         lane = self._lanes.get(id(client))
@@ -166,7 +173,7 @@ class Link:
             try:
                 async with asyncio.timeout(self._timeout_s):
                     answers = await self._pipeline(lane.client, batch)
-            except (RedisError, OSError, TimeoutError) as error:
+            except (*FAULTS, TimeoutError) as error:
                 fault = f"{type(error).__name__}: {error}".rstrip(": ")
                 once = [command for command in batch if last or not command.again]
                 batch = [] if last else [command for command in batch if command.again]
@@ -194,26 +201,20 @@ class Link:
         lane.waiting = []
 
     async def _pipeline(self, client: Redis, batch: Sequence[_Command]) -> list[Any]:
-        answers = await _execute(client, batch)
+        answers = await _execute(client, [command.words for command in batch])
         unknown = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-        if unknown:
-            for script in {batch[number].script for number in unknown}:
-                assert script is not None
-                await client.script_load(script.text)
-            again = await _execute(client, [batch[number] for number in unknown])
+        if unknown:  # the whole text teaches the server the script, and cannot be unknown
+            again = await _execute(client, [batch[number].in_full() for number in unknown])
             for number, answer in zip(unknown, again, strict=True):
                 answers[number] = answer
         return answers
 
     async def _deliver(self, command: _Command, answer: Any) -> None:
         if isinstance(answer, (AskError, TryAgainError)):
-            words = command.words
-            if command.script is not None:
-                words = ("EVAL", command.script.text, *words[2:])
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    answer = await self._router.redirect(words)
-            except (RedisError, OSError, TimeoutError) as error:
+                    answer = await self._router.redirect(command.in_full())
+            except (*FAULTS, TimeoutError) as error:
                 answer = error
         if command.answer.done():
             return
@@ -224,10 +225,10 @@ class Link:
             command.answer.set_result(answer)
 
 
-async def _execute(client: Redis, batch: Sequence[_Command]) -> list[Any]:
+async def _execute(client: Redis, batch: Sequence[tuple[Any, ...]]) -> list[Any]:
     pipeline = client.pipeline(transaction=False)
-    for command in batch:
-        pipeline.execute_command(*command.words)
+    for words in batch:
+        pipeline.execute_command(*words)
     return await pipeline.execute(raise_on_error=False)
 
 

