@@ -26,11 +26,13 @@ from providers.errors import (
     RateLimited,
     StreamCut,
 )
+from providers.ratecard import RateCard
 from providers.simulated import (
     SIMULATED,
     Fault,
     FaultKind,
     Faults,
+    ModelTraits,
     SimulatedSeller,
     acceptable,
     default_sellers,
@@ -669,3 +671,52 @@ def test_settings_make_a_seller() -> None:
     assert {offer.tier for offer in seller.offers()} == {"standard", "batch"}
     with pytest.raises(ValueError, match=r"nobody: expected one of openai, .* or models with prices"):
         simulated_seller(ProviderSettings(kind="simulated", name="nobody"), LoopClock())
+
+
+TALK = ModelTraits(ability=1, ttft_ms=500, ms_per_token=5)
+BEFORE_PEAK_MS = 1_795_481_700_000  # 2026-11-24 00:55 UTC: DeepSeek's price doubles at 01:00
+
+
+async def session_trace(switch: str) -> int:
+    """The bill of twenty sessions over two sellers across a price rise, nano-dollars.
+
+    Five are long documents asked about again and again, the rest chats that begin short. ``switch``: ``priced`` takes the cheapest
+    quote of each turn; ``always`` the one that would be cheapest without caches; ``never`` stays where it began.
+    """
+    clock = LoopClock(start_ms=BEFORE_PEAK_MS)
+    sellers = [
+        SimulatedSeller(name, RateCard(name, name, [ModelSettings(name=model)]), {model: TALK}, clock, seed=2)
+        for name, model in (("deepseek", "deepseek-v4-pro"), ("mistral", "mistral-large-4"))
+    ]
+    total = 0
+
+    async def session(number: int, long: bool) -> None:
+        nonlocal total
+        messages = [
+            {"role": "system", "content": f"Document {number}. " + "It has many pages. " * (6_000 * long)}
+        ]
+        home = ""
+        for turn in range(10):
+            messages = [*messages, {"role": "user", "content": f"question {turn} of {number}"}]
+            body = {"messages": messages}
+            blind = rfq_of(body, prefix=()) if switch == "always" else rfq_of(body)
+            found = [(q, s) for s in sellers for q in s.quote(blind) if isinstance(q, Quote)]
+            if switch == "never" and home:
+                found = [pair for pair in found if pair[0].provider == home]
+            quote, seller = min(found, key=lambda pair: pair[0].expected_nusd)
+            home = quote.provider
+            message, last = await serve(seller, ticket_of(quote, body))
+            assert last.billed_nusd is not None
+            total += last.billed_nusd
+            messages = [*messages, message]
+            await asyncio.sleep(150)
+
+    await asyncio.gather(*(session(number, number % 4 == 0) for number in range(20)))
+    return total
+
+
+def test_pricing_the_switch_beats_always_and_never_switching() -> None:
+    """When a price doubles, short chats should leave and long warm documents stay: on this trace quotes do both."""
+    bills = {switch: run_virtual(session_trace(switch)) for switch in ("priced", "always", "never")}
+    assert bills["priced"] < 0.95 * bills["always"]
+    assert bills["priced"] < 0.95 * bills["never"]
