@@ -1,0 +1,168 @@
+"""Running batches: paced by limits, retried, refused for good, continued after a crash, summed with the ledger."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from negotiator.batch_results import ResultFile
+from negotiator.batches import BatchRun, RunReport, batch_id_of
+from negotiator.config import Config
+from negotiator.engine import Engine
+from negotiator.errors import InputInvalid
+from negotiator.plan_lines import read_lines
+from negotiator.store import Store
+from negotiator.store_open import open_store
+from negotiator.wire import PlanOptions
+from providers.clock import LoopClock, run_virtual
+from providers.simulated import Fault, FaultKind, Faults, default_sellers
+
+OPTIONS = PlanOptions(time_limit_s=2)
+
+
+@asynccontextmanager
+async def market(
+    faults: Mapping[str, list[Fault]] | None = None, limits_scale: float = 1.0, store: Store | None = None
+) -> AsyncIterator[Engine]:
+    clock = LoopClock()
+    scripts = {name: Faults(script) for name, script in (faults or {}).items()}
+    sellers = default_sellers(clock, seed=3, limits_scale=limits_scale, faults=scripts)
+    async with Engine.open(Config(), clock=clock, sellers=sellers, store=store) as engine:
+        yield engine
+
+
+def lines(count: int, **terms: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "custom_id": f"r{n}",
+            "body": {"messages": [{"role": "user", "content": f"Question {n}?"}], "max_tokens": 120},
+            "terms": terms,
+        }
+        for n in range(count)
+    ]
+
+
+async def run(
+    engine: Engine, out: Path, requests: list[dict[str, Any]], batch_id: str = "b"
+) -> tuple[RunReport, int]:
+    with ResultFile(out) as results:
+        report = await BatchRun(engine, batch_id, results, OPTIONS).run(read_lines(requests))
+        return report, results.cost_nusd
+
+
+def results_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+async def posted(engine: Engine) -> tuple[int, int]:
+    balance = (await engine.rooms.store.balances("default", engine.rooms.clock.now_ms()))[0]
+    return balance.posted_nusd, balance.pending_nusd
+
+
+def test_every_line_has_one_result_and_the_sum_is_the_ledgers(tmp_path: Path) -> None:
+    """Served and refused together are all lines, once each; their costs are what was posted."""
+
+    async def play() -> None:
+        async with market() as engine:
+            requests = [*lines(30), {**lines(1, min_quality=0.999)[0], "custom_id": "never"}]
+            report, cost_nusd = await run(engine, tmp_path / "out.jsonl", requests)
+            results = results_of(tmp_path / "out.jsonl")
+            assert Counter(r["custom_id"] for r in results) == Counter(r["custom_id"] for r in requests)
+            assert (report.served, report.refused) == (30, 1)
+            assert await posted(engine) == (cost_nusd, 0)
+            (never,) = [r for r in results if r["custom_id"] == "never"]
+            assert never["error"]["code"] == "QUALITY_UNREACHABLE"
+            assert never["error"]["reject"]["counter_offers"]
+
+    run_virtual(play())
+
+
+def test_a_batch_larger_than_the_windows_takes_several_and_breaks_none(tmp_path: Path) -> None:
+    """More requests than a minute holds: all are served in time, and no seller ever answered 429."""
+
+    async def play() -> None:
+        async with market(limits_scale=0.05) as engine:
+            failed: list[str] = []
+            engine.rooms.bus.subscribe(lambda e: failed.append(e.name) if e.name == "seller.failed" else None)
+            began_ms = engine.rooms.clock.now_ms()
+            report, cost_nusd = await run(engine, tmp_path / "out.jsonl", lines(400))
+            assert report.served == 400
+            assert engine.rooms.clock.now_ms() - began_ms > 60_000
+            assert failed == []
+            assert await posted(engine) == (cost_nusd, 0)
+
+    run_virtual(play())
+
+
+def test_failures_are_tried_again_and_what_they_cost_is_counted(tmp_path: Path) -> None:
+    """Errors, cuts and silent sellers on the way: every line ends, and the results still sum to the ledger."""
+    faults = {
+        name: [
+            Fault(kind=FaultKind.ERROR_500, share=0.1),
+            Fault(kind=FaultKind.CUT, share=0.1),
+            Fault(kind=FaultKind.NEVER_ANSWERS, share=0.05),
+            Fault(kind=FaultKind.NO_USAGE, share=0.1),
+        ]
+        for name in ("openai", "anthropic", "deepseek", "mistral")
+    }
+
+    async def play() -> None:
+        async with market(faults) as engine:
+            report, cost_nusd = await run(engine, tmp_path / "out.jsonl", lines(120))
+            assert report.served + report.refused == 120
+            assert report.failovers > 0
+            assert await posted(engine) == (cost_nusd, 0)
+            assert await engine.rooms.store.audit() == ()
+
+    run_virtual(play())
+
+
+def test_an_answer_that_was_paid_but_not_written_is_found_again(tmp_path: Path) -> None:
+    """The result file is lost after the run: the same batch is answered from the ledger, and nothing is paid twice."""
+
+    async def play() -> None:
+        async with market(store=await open_store("embedded://", clock=LoopClock())) as engine:
+            first, cost_nusd = await run(engine, tmp_path / "one.jsonl", lines(10))
+            second, again_nusd = await run(engine, tmp_path / "two.jsonl", lines(10))
+            assert (first.replayed, second.replayed) == (0, 10)
+            assert cost_nusd == again_nusd == (await posted(engine))[0]
+            one, two = (
+                sorted(results_of(tmp_path / f"{n}.jsonl"), key=lambda r: r["custom_id"])
+                for n in ("one", "two")
+            )
+            answers = [[r["response"]["body"]["choices"] for r in rows] for rows in (one, two)]
+            assert answers[0] == answers[1]
+
+    run_virtual(play())
+
+
+def test_a_torn_last_line_is_dropped_and_the_rest_is_kept(tmp_path: Path) -> None:
+    """Killed in the middle of a write: that line runs again, whole lines do not."""
+    out = tmp_path / "out.jsonl"
+    whole = {"custom_id": "r0", "cost_usd": "0.000001", "response": {}, "error": None}
+    out.write_text(json.dumps(whole) + "\n" + '{"custom_id": "r1", "cos')
+    with ResultFile(out) as results:
+        assert results.done == {"r0"}
+        assert results.cost_nusd == 1000
+    assert out.read_text() == json.dumps(whole) + "\n"
+
+
+@pytest.mark.parametrize("text", ["not json\n", '{"other": 1}\n', '{"custom_id": "a", "cost_usd": "x"}\n'])
+def test_a_file_that_is_no_result_is_not_written_over(tmp_path: Path, text: str) -> None:
+    """A wrong --out is refused with its line, and stays as it was."""
+    out = tmp_path / "precious.txt"
+    out.write_text(text)
+    with pytest.raises(InputInvalid, match=r"precious\.txt:1: expected a result"), ResultFile(out):
+        pass
+    assert out.read_text() == text
+
+
+def test_the_same_content_is_the_same_batch() -> None:
+    """The id follows the content, so that the same file continues and another begins."""
+    assert batch_id_of(b"a") == batch_id_of(b"a") != batch_id_of(b"b")
