@@ -29,6 +29,7 @@ from .engine_rooms import Rooms, build_rooms, build_sellers, configured_accounts
 from .errors import InputInvalid, Reject, RejectCode, Rejected, StoreUnavailable
 from .events import Event
 from .intake import DEFAULT_ACCOUNT, prompt_text, to_order
+from .money import parse_usd
 from .order import Assignment, Book, Candidate, Chunk, Completion, Order, Replayed
 from .record import completion_from, history_out
 from .store import Store
@@ -300,9 +301,7 @@ class Engine:
 
     def _affordable(self, order: Order, book: Book, refused: Reject) -> Assignment | None:
         """The choice among candidates that what is available can hold, None = there is none."""
-        available_nusd = refused.facts.get("available_nusd")
-        if available_nusd is None:
-            return None
+        available_nusd = parse_usd(refused.facts["available_usd"])
         fitting = [candidate for candidate in book.eligible if candidate.ceiling_nusd <= available_nusd]
         choice = self._clear(order, fitting) if fitting else None
         return choice if isinstance(choice, Assignment) else None

@@ -223,19 +223,25 @@ class EmbeddedStore:
 
     async def put_entry(self, table: str, key: str, value: bytes | None) -> None:
         """Set or (None) remove an entry of a table."""
-        await self.publish(f"{table}/{key}", value or b"")
+        name = f"{table}/{key}"
+        if value is not None:
+            await self.publish(name, value)
+            return
+        if self._file is not None:
+            self._file.put_shared(name, None)
+        self._shared.pop(name, None)
 
     async def entry(self, table: str, key: str) -> bytes | None:
         """One entry of a table."""
-        return await self.read(f"{table}/{key}") or None
+        return await self.read(f"{table}/{key}")
 
     async def entries(self, table: str) -> Mapping[str, bytes]:
-        """All entries of a table; what was removed is kept as nothing."""
+        """All entries of a table."""
         start = f"{table}/"
         return {
-            key.removeprefix(start): value
-            for key, (value, _) in self._shared.items()
-            if value and key.startswith(start)
+            name.removeprefix(start): value
+            for name, (value, _) in self._shared.items()
+            if name.startswith(start)
         }
 
     async def lead(self, role: str, holder: str, ttl_ms: int, now_ms: int) -> int | None:

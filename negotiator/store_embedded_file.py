@@ -229,10 +229,13 @@ class LedgerFile:
         """The values that outlive the process."""
         return dict(self._db.execute("SELECT key, value FROM shared"))
 
-    def put_shared(self, key: str, value: bytes) -> None:
-        """Keep one, at once; raises StoreUnavailable."""
+    def put_shared(self, key: str, value: bytes | None) -> None:
+        """Keep one, or (None) remove it, at once; raises StoreUnavailable."""
         with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO shared VALUES (?, ?)", (key, value))
+            if value is None:
+                self._db.execute("DELETE FROM shared WHERE key = ?", (key,))
+            else:
+                self._db.execute("INSERT OR REPLACE INTO shared VALUES (?, ?)", (key, value))
 
     # audit
 
