@@ -16,12 +16,15 @@ import numpy.typing as npt
 
 from negotiator.quality.lexicon import DOMAINS
 
-__all__ = ["BUCKETS", "HAND", "Encoded", "encode"]
+__all__ = ["BUCKETS", "HAND", "Encoded", "Single", "concatenated", "encode", "encode_all"]
+
+Single = npt.NDArray[np.float32]
 
 BUCKETS = 2**17
 """Byte n-grams use the lower half, words and word pairs the upper."""
 
 HEAD_BYTES, TAIL_BYTES = 1100, 400
+_BATCH = 256
 _HALF_BITS = 16
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _POWERS = np.cumprod(np.full(64, 0x100000001B3, dtype=np.uint64), dtype=np.uint64)
@@ -55,12 +58,19 @@ class Encoded:
     """n texts: text i has buckets[indptr[i]:indptr[i+1]], sorted, with their counts; hand is float32[n, HAND]."""
 
     indptr: npt.NDArray[np.int64]
-    buckets: npt.NDArray[np.int64]
-    counts: npt.NDArray[np.float32]
-    hand: npt.NDArray[np.float32]
+    buckets: npt.NDArray[np.int32]
+    counts: npt.NDArray[np.int32]
+    hand: Single
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
+
+    def rows(self, index: npt.NDArray[np.int64]) -> Encoded:
+        """Some of the texts, in the order of ``index``."""
+        sizes = np.diff(self.indptr)[index]
+        indptr = np.concatenate(([0], np.cumsum(sizes)))
+        at = np.arange(indptr[-1]) + np.repeat(self.indptr[index] - indptr[:-1], sizes)
+        return Encoded(indptr, self.buckets[at], self.counts[at], self.hand[index])
 
 
 def encode(texts: Sequence[str]) -> Encoded:
@@ -82,11 +92,27 @@ def encode(texts: Sequence[str]) -> Encoded:
         if keys.size
         else np.zeros(0, np.int64)
     )
-    counts = np.diff(np.append(first, keys.size)).astype(np.float32)
+    counts = np.diff(np.append(first, keys.size)).astype(np.int32)
     found = keys[first]
     indptr = np.searchsorted(found, np.arange(len(texts) + 1) * BUCKETS)
     hand = _hand(len(texts), raw, doc, total, words, word_doc, ends - starts)
-    return Encoded(indptr, found % BUCKETS, counts, hand)
+    return Encoded(indptr, (found % BUCKETS).astype(np.int32), counts, hand)
+
+
+def encode_all(texts: Sequence[str]) -> Encoded:
+    """The same for any number of texts, a batch at a time."""
+    return concatenated([encode(texts[start : start + _BATCH]) for start in range(0, len(texts), _BATCH)])
+
+
+def concatenated(parts: Sequence[Encoded]) -> Encoded:
+    """Several encodings as one."""
+    sizes = np.concatenate([np.diff(part.indptr) for part in parts])
+    return Encoded(
+        np.concatenate(([0], np.cumsum(sizes))),
+        np.concatenate([part.buckets for part in parts]),
+        np.concatenate([part.counts for part in parts]),
+        np.concatenate([part.hand for part in parts]),
+    )
 
 
 def _grams(low: npt.NDArray[np.uint8], doc: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

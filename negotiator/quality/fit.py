@@ -1,8 +1,9 @@
-"""Fit the predictor: latent semantic basis, ridge in rotated outcomes, calibration. Needs SciPy.
+"""Fit the predictor: latent basis, ridge in rotated outcomes, ridge on the grams, one shared calibration. Needs SciPy.
 
 The outcome matrix is centred and rotated by the eigenvectors of its covariance; every rotated column gets its own
 penalty by exact leave-one-out. The first column is the difficulty all models share and is easy to predict; the others
-are the differences routing lives on and are shrunk much harder. Platt scaling on the leave-one-out predictions.
+are the differences routing lives on and are shrunk much harder. Each model calibrated by itself would undo that
+shrinkage, so only their common level is.
 """
 
 from __future__ import annotations
@@ -14,83 +15,114 @@ import numpy as np
 import numpy.typing as npt
 
 from negotiator.quality.estimate import FloatArray
-from negotiator.quality.features import BUCKETS, Encoded, encode
-from negotiator.quality.model import Basis, Head, Model, block_weights
+from negotiator.quality.features import BUCKETS, Encoded, Single
+from negotiator.quality.model import HAND_LIMIT, Basis, Head, Level, Model, gram_weights
 from negotiator.quality.outcomes import Outcomes
 
-__all__ = ["encode_all", "fit_basis", "fit_model"]
+__all__ = ["fit_model", "gram_ridge"]
 
-DIMS_MAX, DIMS_MIN, ROWS_PER_DIM = 256, 16, 8
-LENGTH_DIMS = 64
+DIMS_MAX, DIMS_MIN, ROWS_PER_DIM = 64, 16, 8
 LEAST_DOCUMENTS = 3
+LEAST_PROMPTS = 300
+"""With fewer labelled prompts differences between models are not learnt: routing on them loses to the best single."""
+GRAM_SHARE, GRAM_PENALTY, GRAM_STEPS, GRAM_PARTS = 0.5, 20.0, 15, 3
+LATENT_POWER, HAND_WEIGHT = 0.5, 0.5
 PENALTIES = np.geomspace(3.0, 3e6, 25)
 _OVERSAMPLE, _POWER_STEPS = 16, 2
-_BATCH = 256
-
-Matrix = npt.NDArray[np.float32]
 
 
-def encode_all(texts: tuple[str, ...]) -> list[Encoded]:
-    """All texts, encoded in batches."""
-    return [encode(texts[start : start + _BATCH]) for start in range(0, len(texts), _BATCH)]
+def fit_model(outcomes: Outcomes, *, seed: int = 0, notes: dict[str, Any] | None = None) -> Model:
+    """Everything from the rows given and from nothing else."""
+    few = len(outcomes) < LEAST_PROMPTS
+    grams = _grams(outcomes.encoded)
+    dims = int(np.clip(len(outcomes) // ROWS_PER_DIM, DIMS_MIN, DIMS_MAX))
+    directions, latent = _directions(grams.matrix, dims, seed)
+    hand_mean = outcomes.encoded.hand.mean(axis=0)
+    hand_scale = HAND_WEIGHT / np.maximum(outcomes.encoded.hand.std(axis=0), 1e-3)
+    hand = np.clip((outcomes.encoded.hand - hand_mean) * hand_scale, -HAND_LIMIT, HAND_LIMIT)
+    features = np.concatenate((latent, hand), axis=1).astype(np.float64)
 
-
-def _counts(
-    parts: list[Encoded],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Matrix, Matrix]:
-    """indptr, buckets, counts and hand features of all parts together."""
-    sizes = np.concatenate([np.diff(part.indptr) for part in parts])
-    buckets = np.concatenate([part.buckets for part in parts])
-    counts = np.concatenate([part.counts for part in parts])
-    return (
-        np.concatenate(([0], np.cumsum(sizes))),
-        buckets,
-        counts,
-        np.concatenate([part.hand for part in parts]),
+    quality = _filled(outcomes.quality)
+    mean = quality.mean(axis=0)
+    ridge = _ridge(features, quality)
+    share = 0.0 if few else GRAM_SHARE
+    weights, shared = _grams_word(grams.matrix, quality, ridge, share, seed)
+    slope, offset = _logistic(shared, quality.mean(axis=1))
+    length, factor, p95 = _length(features, outcomes.output_tokens)
+    grid, step, unit = _quantised(np.concatenate((directions, weights), axis=1))
+    return Model(
+        outcomes.models,
+        Basis(grams.idf, grams.row, step, unit, grid, hand_mean, hand_scale.astype(np.float32)),
+        _head(ridge, int(np.argmax(mean)), 0.0 if few else 1.0 - share),
+        length,
+        Level(
+            mean,
+            (~np.isnan(outcomes.quality)).sum(axis=0),
+            np.array(slope),
+            np.array(offset),
+            factor,
+            p95,
+        ),
+        notes=notes,
     )
 
 
-def fit_basis(parts: list[Encoded], dims: int, seed: int) -> Basis:
-    """Latent semantic directions of the hashed grams (randomised SVD, Halko et al. 2011), and scales of all features."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Grams:
+    """idf and row number per bucket, and the weighted grams as a sparse matrix over rows of buckets kept."""
+
+    idf: Single
+    row: npt.NDArray[np.int32]
+    matrix: Any
+
+
+def _grams(encoded: Encoded) -> _Grams:
     from scipy import sparse
 
-    indptr, buckets, counts, hand = _counts(parts)
-    n = len(indptr) - 1
-    documents = np.bincount(buckets, minlength=BUCKETS)
+    documents = np.bincount(encoded.buckets, minlength=BUCKETS)
     kept = documents >= LEAST_DOCUMENTS
+    n = len(encoded)
     idf = np.where(kept, np.log((1.0 + n) / (1.0 + documents)) + 1.0, 0.0).astype(np.float32)
-    values = block_weights(indptr, buckets, counts, idf)
-    row_of = np.where(kept, np.cumsum(kept) - 1, -1).astype(np.int32)
-    used = row_of[buckets] >= 0
-    rows = np.repeat(np.arange(n), np.diff(indptr))[used]
-    matrix = sparse.csr_matrix((values[used], (rows, row_of[buckets[used]])), shape=(n, int(kept.sum())))
-    right, singular = _svd(matrix, dims, seed)
-    latent = matrix @ right
-    scale = (singular / singular[0]) ** 0.25 / np.maximum(latent.std(axis=0), 1e-6)
-    right *= scale.astype(np.float32)
-    step = np.maximum(np.abs(right).max(axis=1), 1e-9) / 127.0
-    return Basis(
-        idf=idf,
-        row=row_of,
-        step=step.astype(np.float32),
-        directions=np.rint(right / step[:, None]).astype(np.int8),
-        hand_mean=hand.mean(axis=0),
-        hand_scale=1.0 / np.maximum(hand.std(axis=0), 1e-3),
-    )
+    row = np.where(kept, np.cumsum(kept) - 1, -1).astype(np.int32)
+    at = row[encoded.buckets]
+    used = at >= 0
+    indptr = np.concatenate(([0], np.cumsum(used)))[encoded.indptr]
+    weights = gram_weights(encoded, idf)[used]
+    return _Grams(idf, row, sparse.csr_matrix((weights, at[used], indptr), shape=(n, int(kept.sum()))))
 
 
-def _svd(matrix: Any, dims: int, seed: int) -> tuple[Matrix, FloatArray]:
-    """Right singular vectors (columns) and singular values, the largest ``dims``."""
-    dims = min(dims, *matrix.shape)
+def _directions(matrix: Any, dims: int, seed: int) -> tuple[Single, Single]:
+    """Latent directions of the grams (randomised SVD, Halko et al. 2011), scaled, and the prompts in them."""
     width = min(dims + _OVERSAMPLE, *matrix.shape)
-    start = np.random.default_rng(seed).standard_normal((matrix.shape[1], width), dtype=np.float32)
     transposed = matrix.T.tocsr()
+    start = np.random.default_rng(seed).standard_normal((matrix.shape[1], width), dtype=np.float32)
     sketch, _ = np.linalg.qr(matrix @ start)
     for _ in range(_POWER_STEPS):
-        other, _ = np.linalg.qr(transposed @ sketch)
-        sketch, _ = np.linalg.qr(matrix @ other)
-    _, singular, right = np.linalg.svd((transposed @ sketch).T, full_matrices=False)
-    return np.ascontiguousarray(right[:dims].T, dtype=np.float32), singular[:dims].astype(np.float64)
+        sketch, _ = np.linalg.qr(matrix @ (transposed @ sketch))
+    image = transposed @ sketch
+    squared, turn = np.linalg.eigh((image.T @ image).astype(np.float64))
+    singular = np.sqrt(np.maximum(squared[::-1], 1e-12))[:dims]
+    right = image @ (turn[:, ::-1][:, :dims] / singular).astype(np.float32)
+    latent = matrix @ right
+    scale = (singular / singular[0]) ** LATENT_POWER / np.maximum(latent.std(axis=0), 1e-6)
+    return right * scale.astype(np.float32), latent * scale.astype(np.float32)
+
+
+def gram_ridge(matrix: Any, targets: FloatArray, penalty: float = GRAM_PENALTY) -> Single:
+    """Ridge weights, columns of ``matrix`` x columns of ``targets``, by conjugate gradients on the dual."""
+    goal = targets.astype(np.float32)
+    transposed = matrix.T.tocsr()
+    dual, residual = np.zeros_like(goal), goal.copy()
+    step, squared = residual.copy(), (residual**2).sum(axis=0)
+    for _ in range(GRAM_STEPS):
+        image = matrix @ (transposed @ step) + penalty * step
+        length = squared / np.maximum((step * image).sum(axis=0), 1e-12)
+        dual += length * step
+        residual -= length * image
+        renewed = (residual**2).sum(axis=0)
+        step = residual + renewed / np.maximum(squared, 1e-12) * step
+        squared = renewed
+    return np.asarray(transposed @ dual, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +135,8 @@ class _Ridge:
     weights: FloatArray
     left_out: FloatArray
     gain: FloatArray
-    variance: FloatArray
+    rotation: FloatArray
+    noise: FloatArray
 
 
 def _ridge(features: FloatArray, outcomes: FloatArray) -> _Ridge:
@@ -112,16 +145,12 @@ def _ridge(features: FloatArray, outcomes: FloatArray) -> _Ridge:
     strength, axes = np.linalg.eigh(centred.T @ centred)
     strength = np.maximum(strength, 0.0)
     turned = centred @ axes
-    _, rotation = np.linalg.eigh(np.cov(outcomes.T))
+    _, rotation = np.linalg.eigh(np.atleast_2d(np.cov(outcomes.T)))
     targets = (outcomes - intercept) @ rotation
     leverage = turned**2 @ (1.0 / (strength[:, None] + PENALTIES)) + 1.0 / len(features)
     leverage = np.minimum(leverage, 0.99)
     projected = turned.T @ targets
-    left_out, weights, gain = (
-        np.empty_like(targets),
-        np.empty_like(projected),
-        np.empty_like(projected),
-    )
+    left_out, weights, gain = np.empty_like(targets), np.empty_like(projected), np.empty_like(projected)
     noise = np.empty(targets.shape[1])
     for k in range(targets.shape[1]):
         solved = projected[:, [k]] / (strength[:, None] + PENALTIES)
@@ -130,19 +159,42 @@ def _ridge(features: FloatArray, outcomes: FloatArray) -> _Ridge:
         left_out[:, k] = targets[:, k] - residual[:, best]
         weights[:, k], gain[:, k] = solved[:, best], 1.0 / (strength + PENALTIES[best])
         noise[k] = (residual[:, best] ** 2).mean()
-    return _Ridge(
-        centre,
-        axes,
-        intercept,
-        weights @ rotation.T,
-        left_out @ rotation.T + intercept,
-        gain,
-        rotation**2 * noise,
-    )
+    back = rotation.T
+    return _Ridge(centre, axes, intercept, weights @ back, left_out @ back + intercept, gain, rotation, noise)
 
 
-def _platt(predicted: FloatArray, outcome: FloatArray) -> tuple[float, float]:
-    """Slope and offset of the logistic through predictions (Newton, with a light pull to the identity)."""
+def _head(ridge: _Ridge, best: int, apart: float = 1.0) -> Head:
+    """The ridge as served; ``apart``: the share of the differences between models that is its own word."""
+    rotation = ridge.rotation
+    own, against = rotation**2 * ridge.noise, (rotation - rotation[best]) ** 2 * ridge.noise
+    shared = ridge.weights.mean(axis=1, keepdims=True)
+    weights = shared + apart * (ridge.weights - shared)
+    arrays = (ridge.centre, ridge.axes, ridge.intercept, weights, ridge.gain, own, against * (apart > 0.0))
+    return Head(*(array.astype(np.float32) for array in arrays))
+
+
+def _grams_word(
+    matrix: Any, quality: FloatArray, ridge: _Ridge, share: float, seed: int
+) -> tuple[Single, FloatArray]:
+    """What the grams add per model, columns of ``matrix`` x models; the level all models share, left out.
+
+    They share the differences between models with the ridge, and correct the level by what it left over.
+    """
+    target = quality.mean(axis=1)
+    level = ridge.left_out.mean(axis=1)
+    rest = (target - level)[:, None]
+    apart = quality - quality.mean(axis=0)
+    apart -= apart.mean(axis=1, keepdims=True)
+    weights = gram_ridge(matrix, np.concatenate((share * apart, rest), axis=1))
+    part = np.random.default_rng(seed).permutation(len(target)) % GRAM_PARTS
+    for k in range(GRAM_PARTS):
+        others, here = np.flatnonzero(part != k), np.flatnonzero(part == k)
+        level[here] += (matrix[here] @ gram_ridge(matrix[others], rest[others]))[:, 0]
+    return weights[:, :-1] + weights[:, -1:], level
+
+
+def _logistic(predicted: FloatArray, outcome: FloatArray) -> tuple[float, float]:
+    """Slope and offset of the logistic through predictions (Platt 1999; Newton, a light pull to the identity)."""
     slope, offset = 4.0, -2.0
     for _ in range(30):
         p = 1.0 / (1.0 + np.exp(-np.clip(slope * predicted + offset, -30.0, 30.0)))
@@ -158,68 +210,29 @@ def _platt(predicted: FloatArray, outcome: FloatArray) -> tuple[float, float]:
 
 def _filled(values: FloatArray) -> FloatArray:
     """Unrecorded outcomes replaced by their model's mean: the row then says nothing about that model."""
-    return np.where(np.isnan(values), np.nanmean(values, axis=0), values)
+    return np.asarray(np.where(np.isnan(values), np.nanmean(values, axis=0), values), dtype=np.float64)
 
 
-def fit_model(
-    outcomes: Outcomes,
-    *,
-    seed: int,
-    parts: list[Encoded] | None = None,
-    dims: int | None = None,
-) -> Model:
-    """Everything from the rows given and from nothing else."""
-    parts = encode_all(outcomes.texts) if parts is None else parts
-    dims = dims or int(np.clip(len(outcomes) // ROWS_PER_DIM, DIMS_MIN, DIMS_MAX))
-    basis = fit_basis(parts, dims, seed)
-    features = np.concatenate([basis.project(part) for part in parts]).astype(np.float64)
-    quality = _filled(outcomes.quality)
-    ridge = _ridge(features, quality)
-    pairs = [_platt(ridge.left_out[:, j], quality[:, j]) for j in range(quality.shape[1])]
-    slope, offset = np.array(pairs).T
-    head = _head(ridge, slope, offset)
-    length, factor, p95 = _length(features, basis.dims, outcomes)
-    recorded = (~np.isnan(outcomes.quality)).sum(axis=0)
-    return Model(
-        outcomes.models,
-        basis,
-        head,
-        length,
-        factor,
-        p95,
-        recorded,
-        quality.mean(axis=0),
-    )
-
-
-def _head(ridge: _Ridge, slope: FloatArray, offset: FloatArray) -> Head:
-    single = np.float32
-    return Head(
-        centre=ridge.centre.astype(single),
-        axes=ridge.axes.astype(single),
-        intercept=ridge.intercept.astype(single),
-        weights=ridge.weights.astype(single),
-        gain=ridge.gain.astype(single),
-        variance=ridge.variance.astype(single),
-        slope=slope.astype(single),
-        offset=offset.astype(single),
-    )
-
-
-def _length(features: FloatArray, dims: int, outcomes: Outcomes) -> tuple[Head, FloatArray, FloatArray]:
+def _length(features: FloatArray, tokens: FloatArray) -> tuple[Head, FloatArray, FloatArray]:
     """Ridge on log(1 + tokens); smearing factor per model; log distance to the 95th percentile per model."""
-    tokens = outcomes.output_tokens
     models = tokens.shape[1]
     known = ~np.isnan(tokens).all(axis=0)
     logs = np.zeros_like(tokens)
     if known.any():
         logs[:, known] = _filled(np.log1p(tokens[:, known]))
-    used = np.concatenate((features[:, : min(dims, LENGTH_DIMS)], features[:, dims:]), axis=1)
-    ridge = _ridge(used, logs)
+    ridge = _ridge(features, logs)
     factor, p95 = np.ones(models), np.zeros(models)
     for j in np.flatnonzero(known):
         seen = ~np.isnan(tokens[:, j])
         guess = ridge.left_out[seen, j]
         factor[j] = tokens[seen, j].mean() / max(np.expm1(guess).mean(), 1e-9)
         p95[j] = np.quantile(logs[seen, j] - guess, 0.95)
-    return _head(ridge, np.ones(models), np.zeros(models)), factor, p95
+    return _head(ridge, 0), factor, p95
+
+
+def _quantised(numbers: Single) -> tuple[npt.NDArray[np.int8], Single, Single]:
+    """int8 grid with a step per row and a unit per column, so that columns of other size keep their digits."""
+    unit = np.maximum(np.sqrt((numbers**2).mean(axis=0)), 1e-12)
+    scaled = numbers / unit
+    step = np.maximum(np.abs(scaled).max(axis=1), 1e-9) / 127.0
+    return np.rint(scaled / step[:, None]).astype(np.int8), step.astype(np.float32), unit.astype(np.float32)

@@ -1,7 +1,12 @@
 """The trained predictor: one memory-mapped file shared by all workers, NumPy alone.
 
+An estimate is the mean of two ridge regressions, one on latent directions and hand-made features, one on the hashed
+grams themselves. Only the level that all models share is calibrated (a logistic through it); differences between
+models stay as shrunk as they were fitted, and each is lowered by ``GUARD_SDS`` of its own standard deviation against
+the best single model, so that a lucky error does not win.
+
 File: the line ``negotiator quality model 1``, a JSON line that names every array with type, shape and offset, then the
-arrays, aligned to 64 bytes. The basis is stored in 8 bits per number, one scale per row.
+arrays, aligned to 64 bytes. What belongs to a bucket is stored in 8 bits per number, one scale per bucket.
 """
 
 from __future__ import annotations
@@ -17,30 +22,27 @@ import numpy.typing as npt
 
 from negotiator.errors import InputInvalid
 from negotiator.quality.estimate import Estimate, FloatArray, IntArray
-from negotiator.quality.features import BUCKETS, Encoded, encode
+from negotiator.quality.features import BUCKETS, Encoded, Single, encode
 from negotiator.quality.priors import bare_name
 
-__all__ = ["Basis", "Head", "Model", "block_weights", "load_model"]
+__all__ = ["GUARD_SDS", "HAND_LIMIT", "Basis", "Head", "Level", "Model", "gram_weights", "load_model"]
 
 MAGIC = b"negotiator quality model 1\n"
+GUARD_SDS = 0.25
+HAND_LIMIT = 2.0
+"""Hand-made features are cut so many units from their mean; a unit is half a standard deviation's weight."""
 _ALIGN = 64
-_CLIP = 4.0
 _BATCH = 128
 _LEAST, _MOST = 0.01, 0.99
+_LOG_TF = (1.0 + np.log(np.arange(1, 4097))).astype(np.float32)
 
-Single = npt.NDArray[np.float32]
 
-
-def block_weights(
-    indptr: npt.NDArray[np.int64],
-    buckets: npt.NDArray[np.int64],
-    counts: Single,
-    idf: Single,
-) -> Single:
+def gram_weights(encoded: Encoded, idf: Single) -> Single:
     """(1 + log tf) * idf, with the gram half and the word half of every text at norm one."""
-    weights = (1.0 + np.log(counts)) * idf[buckets]
-    half = np.repeat(np.arange(len(indptr) - 1) * 2, np.diff(indptr)) + (buckets >= BUCKETS // 2)
-    norms = np.sqrt(np.bincount(half, weights.astype(np.float64) ** 2, minlength=2 * (len(indptr) - 1)))
+    tf = _LOG_TF[np.minimum(encoded.counts.astype(np.int64), len(_LOG_TF)) - 1]
+    weights = tf * idf[encoded.buckets]
+    half = np.repeat(np.arange(len(encoded)) * 2, np.diff(encoded.indptr)) + (encoded.buckets >= BUCKETS // 2)
+    norms = np.sqrt(np.bincount(half, weights * weights, minlength=2 * len(encoded)))
     return np.asarray(weights / np.maximum(norms, 1e-9)[half], dtype=np.float32)
 
 
@@ -48,46 +50,43 @@ def block_weights(
 class Basis:
     """Hashed grams and hand features to dense columns.
 
-    idf: float32[BUCKETS], 0 = too rare. row: int32[BUCKETS], row of ``directions`` or -1. step: float32[rows].
-    directions: int8[rows, dims]. hand_mean, hand_scale: float32[HAND].
+    idf: float32[BUCKETS], 0 = too rare. row: int32[BUCKETS], row of ``grid`` or -1. step: float32[rows], unit:
+    float32[columns]: step * grid * unit are the numbers that ``grid``, int8[rows, columns], stands for: latent
+    directions first, then what a gram says of each model. hand_mean, hand_scale: float32[HAND].
     """
 
     idf: Single
     row: npt.NDArray[np.int32]
     step: Single
-    directions: npt.NDArray[np.int8]
+    unit: Single
+    grid: npt.NDArray[np.int8]
     hand_mean: Single
     hand_scale: Single
 
-    @property
-    def dims(self) -> int:
-        """How many latent directions there are."""
-        return int(self.directions.shape[1])
-
-    def project(self, encoded: Encoded) -> Single:
-        """float32[n, dims + HAND]: latent columns, then standardised hand features."""
-        weights = block_weights(encoded.indptr, encoded.buckets, encoded.counts, self.idf)
+    def project(self, encoded: Encoded) -> tuple[Single, Single]:
+        """float32[n, columns] of the grid, and float32[n, HAND], standardised."""
+        weights = gram_weights(encoded, self.idf)
         rows = self.row[encoded.buckets]
-        out = np.empty((len(encoded), self.dims + len(self.hand_mean)), dtype=np.float32)
+        sums = np.empty((len(encoded), self.grid.shape[1]), dtype=np.float32)
         for i in range(len(encoded)):
             part = slice(encoded.indptr[i], encoded.indptr[i + 1])
-            used = rows[part]
-            kept = used >= 0
-            used = used[kept]
-            out[i, : self.dims] = (weights[part][kept] * self.step[used]) @ self.directions[used].astype(
-                np.float32
-            )
+            used, here = rows[part], weights[part]
+            if (used < 0).any():
+                kept = used >= 0
+                used, here = used[kept], here[kept]
+            grid = self.grid.take(used, axis=0).astype(np.float32)
+            np.matmul(here * self.step.take(used), grid, out=sums[i])
+        sums *= self.unit
         hand = (encoded.hand - self.hand_mean) * self.hand_scale
-        np.clip(hand, -_CLIP, _CLIP, out=out[:, self.dims :])
-        return out
+        return sums, np.clip(hand, -HAND_LIMIT, HAND_LIMIT)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Head:
-    """Ridge for m models in the eigenbasis of X'X: ``axes`` d x d, ``weights`` d x m.
+    """Ridge for m models in the eigenbasis of X'X: ``axes`` d x d, ``weights`` d x m, ``intercept`` m.
 
-    gain: d x m, 1 / (eigenvalue + penalty) per rotated outcome. variance: m x m, what each rotated outcome's
-    noise contributes to each model. slope, offset: Platt scaling per model.
+    gain: d x m, 1 / (eigenvalue + penalty) per rotated outcome. own, against: m x m, what each rotated outcome's
+    noise adds to each model's variance, and to that of its difference from the best single model.
     """
 
     centre: Single
@@ -95,21 +94,37 @@ class Head:
     intercept: Single
     weights: Single
     gain: Single
-    variance: Single
-    slope: Single
-    offset: Single
+    own: Single
+    against: Single
 
-    def predict(self, features: Single, columns: npt.NDArray[np.int64]) -> tuple[Single, Single]:
-        """Linear prediction and its turned features: n x columns, n x d."""
-        turned = (features - self.centre) @ self.axes
-        return np.asarray(turned @ self.weights[:, columns] + self.intercept[columns], np.float32), turned
+    def turn(self, features: Single) -> Single:
+        """n x d, in the eigenbasis."""
+        return np.asarray((features - self.centre) @ self.axes, dtype=np.float32)
 
-    def sd(self, turned: Single, columns: npt.NDArray[np.int64]) -> Single:
-        """Standard deviation of the linear prediction."""
-        return np.asarray(
-            np.sqrt((turned**2 @ self.gain) @ self.variance[columns].T),
-            dtype=np.float32,
-        )
+    def predict(self, turned: Single) -> Single:
+        """Linear prediction, n x m."""
+        return np.asarray(turned @ self.weights + self.intercept, dtype=np.float32)
+
+    def spread(self, turned: Single) -> tuple[Single, Single]:
+        """Standard deviation of the prediction and of its difference from the best single model, n x m."""
+        noise = turned**2 @ self.gain
+        return np.sqrt(noise @ self.own.T), np.sqrt(noise @ self.against.T)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Level:
+    """What is known beside the regressions, one number per model unless said otherwise.
+
+    mean: recorded mean quality. observations: recorded answers. slope, offset: logistic through the level all models share, one number each. length_factor: mean length over mean of
+    expm1(predicted log). length_p95: log distance to the 95th percentile.
+    """
+
+    mean: FloatArray
+    observations: IntArray
+    slope: FloatArray
+    offset: FloatArray
+    length_factor: FloatArray
+    length_p95: FloatArray
 
 
 class Model:
@@ -121,22 +136,14 @@ class Model:
         basis: Basis,
         head: Head,
         length: Head,
-        length_factor: npt.ArrayLike,
-        length_p95: npt.ArrayLike,
-        observations: npt.ArrayLike,
-        mean: npt.ArrayLike,
+        level: Level,
         *,
         notes: Mapping[str, Any] | None = None,
     ) -> None:
         self.models = tuple(models)
         self.notes = dict(notes or {})
+        self.level = level
         self._basis, self._head, self._length = basis, head, length
-        self._factor = np.asarray(length_factor, dtype=np.float64)
-        self._p95 = np.asarray(length_p95, dtype=np.float64)
-        self.observations = np.asarray(observations, dtype=np.int64)
-        self.mean = np.asarray(mean, dtype=np.float64)
-        used = len(length.centre) - len(basis.hand_mean)
-        self._length_columns = np.r_[0:used, basis.dims : basis.dims + len(basis.hand_mean)]
         self._column = {bare_name(model): number for number, model in enumerate(self.models)}
 
     def column(self, model: str) -> int:
@@ -162,46 +169,38 @@ class Model:
             return batches[0]
         return Estimate(*(np.concatenate([getattr(b, f.name) for b in batches]) for f in fields(Estimate)))
 
-    def estimate_encoded(self, encoded: Encoded, columns: Sequence[int]) -> Estimate:
-        """The same from hashed features, without the text."""
-        which = np.asarray(columns, dtype=np.int64)
-        features = self._basis.project(encoded)
-        linear, turned = self._head.predict(features, which)
-        slope = self._head.slope[which]
-        mean = 1.0 / (1.0 + np.exp(-(linear.astype(np.float64) * slope + self._head.offset[which])))
-        sd = self._head.sd(turned, which) * np.abs(slope) * mean * (1.0 - mean)
-        tokens, p95 = self._lengths(features, which)
-        observations: IntArray = np.broadcast_to(self.observations[which], mean.shape)
-        return Estimate(
-            np.clip(mean, _LEAST, _MOST),
-            sd.astype(np.float64),
-            tokens,
-            p95,
-            observations,
-        )
+    def estimate_encoded(self, encoded: Encoded, columns: Sequence[int] | None = None) -> Estimate:
+        """The same from hashed features, without the text; None = all columns."""
+        sums, hand = self._basis.project(encoded)
+        dims = sums.shape[1] - len(self.models)
+        features = np.concatenate((sums[:, :dims], hand), axis=1)
+        mean, sd = self._quality(features, sums[:, dims:])
+        tokens, p95 = self._lengths(features)
+        seen: IntArray = np.broadcast_to(self.level.observations, mean.shape)
+        every = (mean, sd, tokens, p95, seen)
+        return Estimate(*(every if columns is None else (array[:, list(columns)] for array in every)))
 
-    def _lengths(self, features: Single, which: npt.NDArray[np.int64]) -> tuple[IntArray, IntArray]:
-        logs, _ = self._length.predict(features[:, self._length_columns], which)
-        level: FloatArray = np.clip(logs.astype(np.float64), 0.0, 14.0)
-        tokens = np.maximum(np.rint(np.expm1(level) * self._factor[which]), 1.0)
-        p95 = np.maximum(np.ceil(np.expm1(level + self._p95[which])), tokens)
+    def _quality(self, features: Single, grams: Single) -> tuple[FloatArray, FloatArray]:
+        turned = self._head.turn(features)
+        mean = (self._head.predict(turned) + grams).astype(np.float64)
+        sd, against = self._head.spread(turned)
+        shared = mean.mean(axis=1, keepdims=True)
+        mean += 1.0 / (1.0 + np.exp(-(self.level.slope * shared + self.level.offset))) - shared
+        mean -= GUARD_SDS * against
+        return np.clip(mean, _LEAST, _MOST), sd.astype(np.float64)
+
+    def _lengths(self, features: Single) -> tuple[IntArray, IntArray]:
+        logs = self._length.predict(self._length.turn(features)).astype(np.float64)
+        np.clip(logs, 0.0, 14.0, out=logs)
+        tokens = np.maximum(np.rint(np.expm1(logs) * self.level.length_factor), 1.0)
+        p95 = np.maximum(np.ceil(np.expm1(logs + self.level.length_p95)), tokens)
         return tokens.astype(np.int64), p95.astype(np.int64)
 
     def save(self, path: Path | str) -> int:
         """Write the file, whole or not at all; its size in bytes."""
-        arrays = {
-            **{f"basis.{f.name}": getattr(self._basis, f.name) for f in fields(Basis)},
-            **{f"head.{f.name}": getattr(self._head, f.name) for f in fields(Head)},
-            **{f"length.{f.name}": getattr(self._length, f.name) for f in fields(Head)},
-            "factor": self._factor, "p95": self._p95, "observations": self.observations, "mean": self.mean,
-        }  # fmt: skip
-        header: dict[str, Any] = {
-            "models": self.models,
-            "notes": self.notes,
-            "arrays": {},
-        }
+        header: dict[str, Any] = {"models": self.models, "notes": self.notes, "arrays": {}}
         offset, blocks = 0, []
-        for name, array in arrays.items():
+        for name, array in self._arrays().items():
             data = np.ascontiguousarray(array).tobytes()
             header["arrays"][name] = [array.dtype.str, array.shape, offset]
             padding = -len(data) % _ALIGN
@@ -215,6 +214,19 @@ class Model:
         partial.replace(path)
         return len(head) + offset
 
+    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
+        parts: dict[str, Basis | Head | Level] = {
+            "basis": self._basis,
+            "head": self._head,
+            "length": self._length,
+            "level": self.level,
+        }
+        return {
+            f"{name}.{key}": np.asarray(getattr(part, key))
+            for name, part in parts.items()
+            for key in part.__slots__
+        }
+
 
 def load_model(path: Path | str) -> Model:
     """Map a file that :meth:`Model.save` wrote; raises InputInvalid when it is none."""
@@ -226,15 +238,20 @@ def load_model(path: Path | str) -> Model:
             header = json.loads(file.readline())
             start = file.tell()
         arrays = {
-            name: np.memmap(path, dtype=dtype, mode="r", offset=start + offset, shape=tuple(shape)).view(
-                np.ndarray
-            )
+            name: np.memmap(path, dtype, "r", start + offset, tuple(shape)).view(np.ndarray)
             for name, (dtype, shape, offset) in header["arrays"].items()
         }
-        basis = Basis(**{f.name: arrays[f"basis.{f.name}"] for f in fields(Basis)})
-        head = Head(**{f.name: arrays[f"head.{f.name}"] for f in fields(Head)})
-        length = Head(**{f.name: arrays[f"length.{f.name}"] for f in fields(Head)})
-        rest = [arrays[name] for name in ("factor", "p95", "observations", "mean")]
-        return Model(header["models"], basis, head, length, *rest, notes=header["notes"])
+        return Model(
+            header["models"],
+            Basis(**_of(arrays, "basis")),
+            Head(**_of(arrays, "head")),
+            Head(**_of(arrays, "length")),
+            Level(**_of(arrays, "level")),
+            notes=header["notes"],
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputInvalid(f"{path}: not a quality model: {error}") from error
+
+
+def _of(arrays: Mapping[str, npt.NDArray[Any]], part: str) -> dict[str, npt.NDArray[Any]]:
+    return {name.partition(".")[2]: array for name, array in arrays.items() if name.startswith(f"{part}.")}
