@@ -38,6 +38,9 @@ LEARNT_FROM: Final = 20
 LEARNING: Final = 0.05
 MIN_TOKENS_LEARNT: Final = 50
 """Shorter prompts say more about chat templates than about vocabularies."""
+LOWEST_RATIO: Final = 0.3
+HIGHEST_RATIO: Final = 4.0
+"""Beyond these a usage is a seller's mistake and no vocabulary."""
 OUTPUT_SLACK: Final = 2
 """In bargaining an answer's bound never falls below this many times its expected length."""
 
@@ -143,9 +146,11 @@ class PriceList:
         self._cache.observe(offer.model, offer.cache, call.hope, usage)
         self._cache.sent(offer.model, offer.cache, prefix, self._clock.now_ms(), stored=marked)
         counted = prefix[-1].tokens + REPLY_TOKENS
-        if not usage.estimated and counted >= MIN_TOKENS_LEARNT and offer.vocabulary not in VOCABULARIES:
+        seen = usage.input_tokens / counted
+        if usage.estimated or counted < MIN_TOKENS_LEARNT or not LOWEST_RATIO < seen < HIGHEST_RATIO:
+            return
+        if offer.vocabulary not in VOCABULARIES:
             ratio = self._ratios.setdefault(offer.model, _Ratio(offer.token_factor))
-            seen = usage.input_tokens / counted
             ratio.calls += 1
             step = max(LEARNING, 1 / ratio.calls)
             ratio.spread += step * (abs(seen - ratio.mean) - ratio.spread)

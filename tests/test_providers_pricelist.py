@@ -173,12 +173,13 @@ def test_a_vendor_without_a_vocabulary_is_learnt_from_its_usage() -> None:
 
 
 def test_nothing_is_learnt_from_estimates_short_prompts_or_known_vocabularies() -> None:
-    """Only a whole usage of a real prompt says how a vendor counts."""
+    """Only a whole and possible usage of a real prompt says how a vendor counts."""
     prices = counter(None, "anthropic", ModelSettings(name="claude-haiku-5-5"))
     (quote,) = quotes(prices)
     for _ in range(30):
         call(prices, quote, Usage(2_000, 5, estimated=True))
         call(prices, quote, Usage(90, 5), (PrefixMark(20, "short"),))
+        call(prices, quote, Usage(10_030, 5))
     assert offer(prices).token_factor == 1.5
     known = counter(None, "openai", ModelSettings(name="gpt-5-nano"))
     (quote,) = quotes(known)

@@ -17,7 +17,7 @@ from ..terms import RateKind, RateLimit, Rates, SpeedModel
 from ..vendor_terms import load_vendor_terms
 from .answers import ModelTraits
 from .faults import Faults
-from .seller import SimulatedSeller
+from .seller import TRUE_HIT, SimulatedSeller
 
 __all__ = ["SIMULATED", "default_sellers", "simulated_seller"]
 
@@ -27,7 +27,7 @@ DEFAULT_TRAITS: Final = ModelTraits(ability=0.6, ttft_ms=600, ms_per_token=12)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
-    """One simulated account: vendor terms, tiers, limits per minute, models."""
+    """One simulated account: vendor terms, tiers, limits per minute, models; how often warm prefixes are read."""
 
     vendor: str
     tiers: tuple[str, ...] = ("standard",)
@@ -36,6 +36,7 @@ class _Entry:
     settings: tuple[ModelSettings, ...] = ()
     pricing: PricingSettings | None = None
     tags: frozenset[str] = frozenset()
+    hit: float = TRUE_HIT
 
 
 SIMULATED: Final[Mapping[str, _Entry]] = {
@@ -73,6 +74,7 @@ SIMULATED: Final[Mapping[str, _Entry]] = {
         vendor="google",
         tiers=("standard", "priority", "flex", "batch"),
         limits={RateKind.REQUESTS: 300, RateKind.INPUT_TOKENS: 600_000},
+        hit=0.6,
         models={
             "gemini-4-argon": ModelTraits(
                 ability=2.3,
@@ -182,6 +184,7 @@ def simulated_seller(settings: ProviderSettings, clock: Clock) -> SimulatedSelle
         settings=models,
         pricing=settings.pricing or (known.pricing if known else None),
         tags=settings.tags | (known.tags if known else frozenset()),
+        hit=known.hit if known else TRUE_HIT,
     )
     return _seller(
         settings.label,
@@ -227,6 +230,7 @@ def _seller(
         limits=limits,
         tier_limits=_tier_limits(entry, limits),
         pricing=entry.pricing,
+        hit=entry.hit,
         faults=faults,
         quote_ttl_ms=quote_ttl_ms,
     )

@@ -8,6 +8,7 @@ the prompt and how often that prompt came, not on the order in which calls of di
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -41,7 +42,7 @@ from .faults import FaultKind, Faults
 from .warmth import Warmth
 from .windows import Windows
 
-__all__ = ["SimulatedSeller"]
+__all__ = ["TRUE_HIT", "SimulatedSeller"]
 
 FAR_FUTURE_S: Final = 7 * 24 * 3600.0
 """How long a call that never answers hangs."""
@@ -153,7 +154,8 @@ class SimulatedSeller:
     def _begin(self, ticket: Ticket) -> _Run:
         self._calls += 1
         quote = ticket.quote
-        prompt = f"{quote.model}\n{prompt_of(ticket.body)}"
+        text = f"{quote.model}\n{prompt_of(ticket.body)}".encode("utf-8", "replace")
+        prompt = hashlib.blake2b(text, digest_size=12).hexdigest()
         times = self._asked[prompt] = self._asked.pop(prompt, 0) + 1
         while len(self._asked) > MAX_PROMPTS:
             self._asked.popitem(last=False)
