@@ -21,7 +21,7 @@ from .errors import (
     RequestRefused,
     StreamCut,
 )
-from .http_client import HttpClient, Reply
+from .http_reply import HttpPoster, Reply
 from .keys import Key, KeyRing
 from .openai_faults import MAX_DETAIL_CHARS
 from .sse import EventReader
@@ -48,7 +48,7 @@ Done = Callable[[Delta, float | None, float], None]
 class Calls:
     """Calls of one provider through one dialect."""
 
-    def __init__(self, provider: str, dialect: Dialect, client: HttpClient, keys: KeyRing) -> None:
+    def __init__(self, provider: str, dialect: Dialect, client: HttpPoster, keys: KeyRing) -> None:
         self._provider = provider
         self._dialect = dialect
         self._client = client

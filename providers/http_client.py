@@ -7,7 +7,6 @@ reading; it cuts only waits of this client, never its caller's own awaits.
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import math
 import socket
@@ -20,20 +19,24 @@ from aiohttp.resolver import DefaultResolver
 from yarl import URL
 
 from .errors import MalformedAnswer, ProviderError, ProviderTimeout, ProviderUnavailable, StreamCut
+from .http_reply import Reply
 
-__all__ = ["MAX_ANSWER_BYTES", "MAX_CONNECTIONS", "MAX_HEADER_BYTES", "HttpClient", "Reply", "checked_url"]
+__all__ = [
+    "CONNECT_MS",
+    "LONGEST_CALL_MS",
+    "MAX_CONNECTIONS",
+    "MAX_HEADER_BYTES",
+    "HttpClient",
+    "checked_url",
+    "link_local",
+]
 
-MAX_ANSWER_BYTES: Final = 64 * 2**20
-"""The largest answer read, buffered or streamed: embeddings of a full batch fit."""
-
-MAX_FAULT_BYTES: Final = 64 * 2**10
 MAX_HEADER_BYTES: Final = 32 * 2**10
 MAX_CONNECTIONS: Final = 1_000
 CONNECT_MS: Final = 10_000
 LONGEST_CALL_MS: Final = 1_800_000
 """A call without a deadline ends here: flex and long reasoning take minutes, nothing takes longer."""
 
-DRAIN_S: Final = 0.25
 HOST_CACHE_S: Final = 60
 
 
@@ -42,12 +45,13 @@ def checked_url(text: str) -> str:
     url = URL(text)
     if url.scheme not in ("http", "https") or not url.host or url.user or url.query_string or url.fragment:
         raise ValueError(f"base_url: expected http(s)://host/path without login or query, found {text!r}")
-    if _forbidden(url.host):
+    if link_local(url.host):
         raise ValueError(f"base_url: expected a host that is not link-local, found {url.host}")
     return str(url).rstrip("/")
 
 
-def _forbidden(address: str) -> bool:
+def link_local(address: str) -> bool:
+    """Whether an address is one that only neighbours have, where clouds keep their metadata; names are not."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -66,7 +70,7 @@ class _GuardedResolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         found = await self._resolver.resolve(host, port, family)
-        allowed = [result for result in found if not _forbidden(result["host"])]
+        allowed = [result for result in found if not link_local(result["host"])]
         if not allowed:
             raise OSError(f"{host} resolves to link-local addresses only, which are never called")
         return allowed
@@ -75,65 +79,26 @@ class _GuardedResolver(AbstractResolver):
         await self._resolver.close()
 
 
-class Reply:
-    """An answer whose headers are here and whose body is not yet."""
+class _Reply(Reply):
+    """A reply of aiohttp's."""
 
-    __slots__ = ("_max_bytes", "_read", "_response", "headers", "status")
+    __slots__ = ("_response",)
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
+        super().__init__(response.status, response.headers)  # case-insensitive
         self._response = response
-        self._read = 0
-        self._max_bytes = MAX_ANSWER_BYTES
-        self.status = response.status
-        self.headers: Mapping[str, str] = response.headers  # case-insensitive
 
-    async def body(self, max_bytes: int | None = None) -> bytes:
-        """The whole body; raises MalformedAnswer beyond ``max_bytes`` (None: :data:`MAX_ANSWER_BYTES`)."""
-        self._max_bytes = MAX_ANSWER_BYTES if max_bytes is None else max_bytes
-        first = await self.some()
-        if not first or self._response.content.at_eof():
-            return first
-        chunks = [first]
-        while chunk := await self.some():
-            chunks.append(chunk)
-        return b"".join(chunks)
+    @property
+    def ended(self) -> bool:
+        return self._response.content.at_eof()
 
-    async def fault_body(self) -> bytes:
-        """The first :data:`MAX_FAULT_BYTES` of an error's body; what breaks off is taken as it came."""
-        data = b""
+    async def next_bytes(self) -> bytes:
         try:
-            while len(data) < MAX_FAULT_BYTES and (chunk := await self.some()):
-                data += chunk
-        except ProviderError:
-            pass
-        return data[:MAX_FAULT_BYTES]
-
-    async def some(self) -> bytes:
-        """The next bytes of the body, as they arrived; empty at its end."""
-        try:
-            chunk = await self._response.content.readany()
+            return await self._response.content.readany()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise _fault_in_transport(error, started=True) from error
-        self._read += len(chunk)
-        if self._read > self._max_bytes:
-            self.close()
-            raise MalformedAnswer(f"expected an answer of at most {self._max_bytes} bytes, found more")
-        return chunk
-
-    async def finish(self) -> None:
-        """Read the few bytes after the end mark, so that the connection can serve the next call; else drop it."""
-        content = self._response.content
-        try:
-            if not content.at_eof():
-                async with asyncio.timeout(DRAIN_S):
-                    while await content.readany():
-                        pass
-        except (TimeoutError, aiohttp.ClientError, OSError):
-            pass
-        self.close()
 
     def close(self) -> None:
-        """Give the connection back when the body was read to its end; else cut it, which cancels the call upstream."""
         if self._response.content.at_eof():
             self._response.release()
         else:
@@ -183,16 +148,7 @@ class HttpClient:
             )
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise _fault_in_transport(error, started=False) from error
-        return Reply(response)
-
-    async def get(self, url: str, *, deadline_ms: int) -> Reply:
-        """Fetch an absolute URL of the configuration, such as a metrics page."""
-        timeout = aiohttp.ClientTimeout(total=deadline_ms / 1000, ceil_threshold=math.inf)
-        try:
-            response = await self._open().get(URL(checked_url(url)), timeout=timeout, allow_redirects=False)
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise _fault_in_transport(error, started=False) from error
-        return Reply(response)
+        return _Reply(response)
 
     async def aclose(self) -> None:
         """Close all connections."""

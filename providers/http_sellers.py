@@ -11,7 +11,8 @@ from .base import PricingSettings, ProviderSettings
 from .clock import Clock
 from .dialect import Dialect
 from .gemini import Gemini
-from .http_client import HttpClient
+from .http_plain import open_client
+from .http_reply import HttpPoster
 from .idle_pricing import idle_standing
 from .keys import KeyRing, keys_from_environment
 from .load_meter import DEFAULT_SLOTS, LoadMeter
@@ -27,12 +28,15 @@ __all__ = ["http_seller"]
 
 
 def http_seller(
-    settings: ProviderSettings, clock: Clock, environment: Mapping[str, str] | None = None
+    settings: ProviderSettings,
+    clock: Clock,
+    environment: Mapping[str, str] | None = None,
+    connect: Callable[[str], HttpPoster] = open_client,
 ) -> VendorSeller:
     """The seller of one account. ``settings.kind`` names a preset of ``presets.toml``.
 
     Keys are read from ``environment`` (None: the process's) when the first quote asks for one. Raises ValueError
-    for settings that cannot work, such as a missing base URL.
+    for settings that cannot work, such as a missing base URL. ``connect`` opens the client for a base URL.
     """
     row = preset(settings.kind)
     base_url = settings.base_url or row.base_url
@@ -60,7 +64,7 @@ def http_seller(
     )
     limits = load_vendor_terms().limits(row.vendor, settings.limits)
     standing = None if settings.pricing is None else _idle(settings, settings.pricing, row, keys, clock)
-    client = HttpClient(base_url)
+    client = connect(base_url)
     return VendorSeller(settings.label, dialect, client, keys, prices, limits=limits, standing=standing)
 
 

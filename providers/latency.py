@@ -24,7 +24,7 @@ KEPT: Final = 128
 
 MAX_SERIES: Final = 512
 MIN_TO_SPEAK: Final = 8
-REFIT_EVERY: Final = 8
+REFIT_EVERY: Final = 32
 P95_SIGMAS: Final = 1.645
 MIN_SIGMA, MAX_SIGMA = 0.05, 1.5
 

@@ -20,10 +20,10 @@ _NONE: Final[Mapping[str, Any]] = {}
 
 
 def count_of(report: Mapping[str, Any], *names: str) -> int:
-    """The first of these counts that is there and a whole number >= 0; else 0."""
+    """The first of these counts that is there and a whole number above zero; else 0."""
     for name in names:
         value = report.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        if type(value) is int and value > 0:
             return value
     return 0
 
@@ -31,25 +31,25 @@ def count_of(report: Mapping[str, Any], *names: str) -> int:
 def _details(report: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
     for name in names:
         value = report.get(name)
-        if isinstance(value, Mapping):
+        if value and isinstance(value, dict):
             return value
     return _NONE
 
 
 def usage_of(report: object) -> Usage | None:
     """The usage in a vendor's report (chat, embeddings or responses shape); None where it says nothing usable."""
-    if not isinstance(report, Mapping):
+    if not isinstance(report, dict):
         return None
     input_tokens = count_of(report, "prompt_tokens", "input_tokens")
     if not input_tokens:
         return None
     output_tokens = count_of(report, "completion_tokens", "output_tokens")
+    beside = count_of(report, "total_tokens") - input_tokens - output_tokens
     of_input = _details(report, "prompt_tokens_details", "input_tokens_details")
     of_output = _details(report, "completion_tokens_details", "output_tokens_details")
     read = count_of(of_input, "cached_tokens") or count_of(report, "prompt_cache_hit_tokens", "cached_tokens")
     written = count_of(of_input, "cache_write_tokens", "cache_creation_input_tokens", "cache_creation_tokens")
     reasoning = count_of(of_output, "reasoning_tokens") or count_of(report, "reasoning_tokens")
-    beside = count_of(report, "total_tokens") - input_tokens - output_tokens
     cached = read + written
     if cached > input_tokens or (cached and beside in (cached, cached + reasoning)):
         input_tokens += cached

@@ -26,7 +26,8 @@ from .errors import (
     QuoteDishonoured,
     RateLimited,
 )
-from .http_client import HttpClient
+from .http_plain import open_client
+from .http_reply import HttpPoster
 from .keys import Key, KeyRing, keys_from_environment
 from .openai_compat import OpenAICompat
 from .openai_faults import fault_of
@@ -96,7 +97,7 @@ class RemoteSeller:
     def __init__(
         self,
         name: str,
-        client: HttpClient,
+        client: HttpPoster,
         keys: KeyRing,
         clock: Clock,
         *,
@@ -228,7 +229,7 @@ def remote_seller(
     keys = KeyRing(lambda: keys_from_environment(settings.api_key_env, known, settings.label), clock)
     return RemoteSeller(
         settings.label,
-        HttpClient(settings.base_url),
+        open_client(settings.base_url),
         keys,
         clock,
         limits=settings.limits,

@@ -12,7 +12,7 @@ from typing import Any
 from .calls import Calls
 from .dialect import Dialect, Hear, Want
 from .errors import AuthFailed
-from .http_client import HttpClient
+from .http_reply import HttpPoster
 from .keys import KeyRing
 from .latency import Latency
 from .pricelist import Call, PriceList, Standing
@@ -33,7 +33,7 @@ class VendorSeller:
         self,
         name: str,
         dialect: Dialect,
-        client: HttpClient,
+        client: HttpPoster,
         keys: KeyRing,
         prices: PriceList,
         *,

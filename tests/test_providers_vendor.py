@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Iterator
 
 import pytest
-from vendor_playback import Playback, collect, seller_at, ticket_for
+from vendor_playback import CLIENT, Playback, collect, seller_at, ticket_for
 
 from providers.errors import (
     AuthFailed,
@@ -18,10 +19,20 @@ from providers.errors import (
     RateLimited,
     RequestRefused,
 )
-from providers.http_client import checked_url
+from providers.http_client import HttpClient, checked_url
+from providers.http_plain import PlainClient
 from providers.sse import MAX_EVENT_BYTES
 from providers.terms import RFQ, Decline, DeclineCode, Delta, PrefixMark, RateKind
 from providers.vendor import marked_messages
+
+
+@pytest.fixture(autouse=True, params=[HttpClient, PlainClient], ids=["general", "lean"])
+def _client(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything here holds with either client."""
+    CLIENT.append(request.param)
+    yield
+    CLIENT.pop()
+
 
 ANSWER = {
     "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}],
@@ -226,7 +237,7 @@ async def test_an_endless_event_is_cut() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_endless_answer_is_cut(monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
     """An answer beyond the bound is refused, buffered or streamed."""
-    monkeypatch.setattr("providers.http_client.MAX_ANSWER_BYTES", 2000)
+    monkeypatch.setattr("providers.http_reply.MAX_ANSWER_BYTES", 2000)
     playback = Playback([{"events": [PIECE] * 100}])
     async with playback.at() as url:
         seller = seller_at(url)

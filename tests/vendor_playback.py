@@ -15,11 +15,13 @@ from aiohttp.test_utils import TestServer
 from providers.assembly import MessageBuilder
 from providers.base import ModelSettings, ProviderSettings
 from providers.clock import SystemClock
+from providers.http_plain import open_client
+from providers.http_reply import HttpPoster
 from providers.http_sellers import http_seller
 from providers.terms import RFQ, Delta, PrefixMark, Quote, Rates, Ticket
 from providers.vendor import VendorSeller
 
-__all__ = ["ENVIRONMENT", "RATES", "Playback", "Received", "collect", "seller_at", "ticket_for"]
+__all__ = ["CLIENT", "ENVIRONMENT", "RATES", "Playback", "Received", "collect", "seller_at", "ticket_for"]
 
 RATES = Rates(
     input_nusd_per_mtok=1_000_000_000,
@@ -29,6 +31,9 @@ RATES = Rates(
     cache_write_1h_nusd_per_mtok=2_000_000_000,
 )
 """$1 in, $4 out, $0.10 cached, $1.25 written: products that a reader can check by hand."""
+
+CLIENT: list[Callable[[str], HttpPoster]] = [open_client]
+"""Opens the client of a seller: the last one; a test module may push another."""
 
 ENVIRONMENT = {"KEY_ONE": "secret-one", "KEY_TWO": "secret-two"}
 
@@ -124,7 +129,7 @@ def seller_at(
         models=(ModelSettings(name=model, rates=RATES, context_tokens=100_000),),
         **more,
     )
-    return http_seller(settings, SystemClock(), ENVIRONMENT)
+    return http_seller(settings, SystemClock(), ENVIRONMENT, connect=CLIENT[-1])
 
 
 def ticket_for(
