@@ -77,7 +77,8 @@ class RateCard:
     """One seller's offers by time.
 
     provider: the name in ``provider/model``. vendor: a row of the vendor terms. models: empty = those listed there.
-    speeds: latency by model where it is known. Raises :class:`UnpricedModel` for a named model without a price.
+    speeds: latency by model where it is known. Raises :class:`UnpricedModel` for a named model without a price, and
+    ValueError where nothing is left to sell.
     """
 
     def __init__(
@@ -98,6 +99,10 @@ class RateCard:
         self._tags = tags
         self._speeds = dict(speeds or {})
         models = models or [ModelSettings(name=name) for name in self._terms.listed(vendor)]
+        if not models:
+            raise ValueError(
+                f"{provider}: expected models to sell, found none, and none are listed for {vendor}"
+            )
         self._models = tuple(self._priced(settings) for settings in models)
         self._compiled: _Compiled | None = None
 

@@ -241,3 +241,11 @@ def test_an_embedding_model_can_embed_and_nothing_else() -> None:
     offer = offer_of("openai", "text-embedding-3-small")
     assert offer.tags == {"embeddings"}
     assert offer.rates_for(1).output_nusd_per_mtok == 0
+
+
+def test_a_seller_of_nothing_is_refused() -> None:
+    """A vendor without listed models needs them in the configuration."""
+    with pytest.raises(
+        ValueError, match="shop: expected models to sell, found none, and none are listed for openrouter"
+    ):
+        RateCard("shop", "openrouter")
