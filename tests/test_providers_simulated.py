@@ -661,6 +661,20 @@ def test_quality_is_hidden_repeatable_and_follows_ability() -> None:
     assert sum(easy) / 500 > sum(hard) / 500 + 0.2
 
 
+def test_a_seller_tells_tests_what_its_answers_are_worth() -> None:
+    """The same outcome as the functions behind it, by body instead of prompt."""
+    seller = one(seed=6)
+    for number in range(50):
+        body = body_of(f"question {number}", "system prompts do not matter")
+        traits = seller.models["gpt-6-luna"]
+        assert seller.true_quality("gpt-6-luna", body) == true_quality(
+            traits, "gpt-6-luna", f"question {number}", 6
+        )
+        assert seller.acceptable("gpt-6-luna", body) == acceptable(
+            traits, "gpt-6-luna", f"question {number}", 6
+        )
+
+
 def test_settings_make_a_seller() -> None:
     """A catalogue name, with its own limits; own models with own prices; neither is refused by name."""
     seller = simulated_seller(

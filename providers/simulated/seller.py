@@ -37,7 +37,7 @@ from ..ratecard import RateCard
 from ..terms import RFQ, Answer, Delta, Offer, RateKind, RateLimit, Rates, Ticket, Usage, price_nusd
 from ..tokens import REFERENCE, REPLY_TOKENS, VOCABULARIES, count_chat
 from .answers import Answer as Said
-from .answers import ModelTraits, compose, pieces, prompt_of
+from .answers import ModelTraits, acceptable, compose, pieces, prompt_of, true_quality
 from .faults import FaultKind, Faults
 from .warmth import Warmth
 from .windows import Windows
@@ -137,6 +137,14 @@ class SimulatedSeller:
     def used(self) -> dict[RateLimit, int]:
         """What is used of each limit just now."""
         return self._windows.used(self._clock.now_ms())
+
+    def true_quality(self, model: str, body: Mapping[str, Any]) -> float:
+        """The probability that this model's answer to this body is acceptable: hidden from the house."""
+        return true_quality(self.models[model], model, prompt_of(body), self._seed)
+
+    def acceptable(self, model: str, body: Mapping[str, Any]) -> bool:
+        """Whether its answer is acceptable: the outcome that feedback would report, the same each time."""
+        return acceptable(self.models[model], model, prompt_of(body), self._seed)
 
     async def aclose(self) -> None:
         """Nothing is held."""
