@@ -20,17 +20,29 @@ import orjson
 
 from providers.base import Provider
 from providers.clock import Clock, SystemClock
+from providers.terms import Usage
 
 from .config import Config, load_config
 from .engine_book import Job, ask, shown
 from .engine_delivery import Check, Delivery
 from .engine_grant import Grant
+from .engine_reserve import hand_over, resolve
 from .engine_rooms import Rooms, build_rooms, build_sellers, configured_accounts
 from .errors import InputInvalid, Reject, RejectCode, Rejected, StoreUnavailable
 from .events import Event
 from .intake import DEFAULT_ACCOUNT, prompt_text, to_order
 from .money import parse_usd
-from .order import Assignment, Book, Candidate, Chunk, Completion, Order, Replayed
+from .order import (
+    Assignment,
+    Book,
+    Candidate,
+    Chunk,
+    Completion,
+    Order,
+    Replayed,
+    Reservation,
+    Settlement,
+)
 from .record import completion_from, history_out
 from .store import Store
 from .store_open import open_store
@@ -241,7 +253,8 @@ class Engine:
         quote_id: take this quote. check: judges a two-tier order's cheap answer. grant: a plan's choice, with room
         already taken for it.
         """
-        rooms, job = self.rooms, Job(order, self._clock.now_ms())
+        rooms, job, time = self.rooms, Job(order, self._clock.now_ms()), asyncio.get_running_loop().time
+        asked_s = time()
         seen = await rooms.ledger.lookup(order)
         if isinstance(seen, Replayed):
             return completion_from(seen.response, replayed=True)
@@ -250,6 +263,7 @@ class Engine:
         book = await ask(rooms, job) if quote_id is None else shown(rooms, job, quote_id)
         if book.reject is not None:
             raise self._refused(job, book.reject)
+        quoted_s = time()
         choice = self._clear(order, book.eligible, grant)
         if isinstance(choice, Reject):
             raise self._refused(job, choice)
@@ -264,6 +278,8 @@ class Engine:
         if isinstance(held, Reject):
             raise self._refused(job, held)
         job.assignment, job.state = choice, "RESERVED"
+        took = {"quoting_s": quoted_s - asked_s, "deciding_s": time() - quoted_s}
+        rooms.bus.emit(Event("order.reserved", job.received_ms, took))
         self._remember(job)
         return Delivery(rooms, job, choice, held, check, grant)
 
@@ -280,6 +296,20 @@ class Engine:
         if isinstance(delivery, Completion):
             return delivery
         return (await delivery.whole())[0]
+
+    async def reserve(self, order: Order, *, quote_id: str | None = None) -> tuple[Reservation, Candidate]:
+        """Only hold the money: the buyer calls the model itself and then resolves. Raises Rejected."""
+        delivery = await self.submit(order, quote_id=quote_id)
+        if isinstance(delivery, Completion):
+            message = f"order {order.order_id!r} was executed before: execute differs"
+            raise Rejected(
+                Reject(code=RejectCode.DUPLICATE_DIFFERENT, message=message, facts={"field": "execute"})
+            )
+        return await hand_over(self.rooms, delivery)
+
+    async def resolve(self, reservation: Reservation, usage: Usage | None) -> Settlement:
+        """Settle a hold of :meth:`reserve` by what the call used, or (None) void it. Raises InputInvalid."""
+        return await resolve(self.rooms, reservation, usage)
 
     async def book(self, order: Order) -> Book:
         """Rooms 2 and 3: quotes of all sellers as candidates, kept for whoever comes back with a quote's id."""

@@ -89,14 +89,15 @@ def shown(rooms: Rooms, job: Job, quote_id: str) -> Book:
 def _rfq(rooms: Rooms, order: Order, estimate: Estimate) -> RFQ:
     weighed = read_chat(order.body, key=rooms.tenant_key(order.account), vocabularies=rooms.vocabularies)
     tokens = estimate.output_tokens.tolist()
+    sized = order.input_tokens is not None
     return RFQ(
         rfq_id=f"rfq_{uuid.uuid4().hex[:16]}",
-        input_tokens=weighed.input_tokens,
+        input_tokens=order.input_tokens or weighed.input_tokens,
         max_output_tokens=order.max_output_tokens,
         expected_output_tokens=sorted(tokens)[len(tokens) // 2] if tokens else 0,
         output_tokens_by_model=dict(zip(rooms.models, tokens, strict=True)),
-        tokens_by_vocabulary=weighed.by_vocabulary,
-        prefix=weighed.prefix,
+        tokens_by_vocabulary={} if sized else weighed.by_vocabulary,
+        prefix=() if sized else weighed.prefix,
         capabilities=capabilities_of(order.body),
         tiers=order.tiers,
         models=None if order.named is None else frozenset((order.named,)),

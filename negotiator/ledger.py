@@ -64,7 +64,7 @@ class Ledger:
         self._hold_ms = hold_ms
         self._in_doubt_ms = in_doubt_ms
         self._new_id = new_id
-        self._live: set[str] = set()
+        self._live: dict[str, int] = {}
         self._deferred: dict[str, _Deferred] = {}
         self._defaults: dict[str, tuple[int, int | None]] = {}
 
@@ -72,6 +72,12 @@ class Ledger:
     def unresolved(self) -> int:
         """Reservations of this worker that nobody settled, voided or handed over yet."""
         return len(self._live)
+
+    @property
+    def oldest_ms(self) -> int:
+        """How long the oldest of them has been held, 0 = there is none."""
+        since_ms = next(iter(self._live.values()), None)
+        return 0 if since_ms is None else max(0, self._clock.now_ms() - since_ms)
 
     @property
     def deferred(self) -> int:
@@ -113,15 +119,16 @@ class Ledger:
             hold_ms=self._hold_ms,
             digests=order.digests,
         )
+        now_ms = self._clock.now_ms()
         try:
-            outcome = await self._store.reserve(hold, self._clock.now_ms())
+            outcome = await self._store.reserve(hold, now_ms)
         except StoreUnavailable as error:
             return away(error)
         if isinstance(outcome, Shortfall):
             return short(outcome)
         if isinstance(outcome, OrderRecord):
             return again(order, outcome)
-        self._live.add(outcome.reservation_id)
+        self._live[outcome.reservation_id] = now_ms
         return outcome
 
     async def begin(self, reservation: Reservation, longest_ms: int = 0) -> None:
@@ -225,7 +232,7 @@ class Ledger:
 
     def _consume(self, reservation: Reservation) -> None:
         assert reservation.reservation_id in self._live, f"{reservation.reservation_id} was consumed before"
-        self._live.remove(reservation.reservation_id)
+        del self._live[reservation.reservation_id]
 
     async def _settle(
         self, reservation: Reservation, billed_nusd: int, house_nusd: int, note: Note | None

@@ -64,6 +64,7 @@ class Order:
     body: OpenAI chat shape. Fields named as terms mean what the terms mean; ``budget_nusd`` and ``value_nusd``
     None = no limit. named: the one model the body asks for, None = ``auto``. max_output_tokens: the body's own limit.
     require: tags asked for by the terms.
+    input_tokens: a size to quote for where there is no text.
     keep_answer: the buyer made the id and may send it again, so the answer is kept for a day.
     digests: content hashes by field, compared when an order id comes again (budget and value left out).
     """
@@ -73,6 +74,7 @@ class Order:
     body: Mapping[str, Any]
     named: str | None = None
     max_output_tokens: int | None = None
+    input_tokens: int | None = None
     budget_nusd: int | None = None
     value_nusd: int | None = None
     min_quality: float = 0.0

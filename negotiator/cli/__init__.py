@@ -18,10 +18,12 @@ COMMANDS: Final = {
     "advise": "does routing pay for the traffic in a log?",
     "demo": "a market of simulated sellers, in half a minute",
     "doctor": "find what is wrong here, and say the fix",
+    "keys": "access keys: create, list, remove",
     "plan": "the cheapest feasible plan of a batch, with its proof",
     "prices": "what every model costs today, and since when",
     "quote": "ask all sellers for a price; nothing is spent",
     "run": "execute a batch within the limits; resumable",
+    "serve": "the market over HTTP: OpenAI's and Anthropic's APIs, quotes, orders",
     "train": "learn quality estimates from recorded outcomes",
 }
 """Subcommand → what it answers."""

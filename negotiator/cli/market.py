@@ -16,7 +16,7 @@ from providers.clock import LoopClock, SystemClock, run_virtual
 
 from .terminal import note
 
-__all__ = ["config_option", "json_option", "ledger_url", "store_option", "with_market"]
+__all__ = ["SIMULATED_NOTE", "config_option", "json_option", "ledger_url", "store_option", "with_market"]
 
 T = TypeVar("T")
 

@@ -1,0 +1,247 @@
+"""What callers may send: one model per body, checked field by field, and the source of the API's description.
+
+Bodies of other APIs (chat, embeddings, responses, messages) keep fields nobody here knows: they go to the seller, or
+the seller declines them by name. Everything of our own refuses unknown fields.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..wire import PlanOptions, RequestLine, Terms, Usd
+
+__all__ = [
+    "AccountQuery",
+    "AccountRequest",
+    "ChatRequest",
+    "DepositRequest",
+    "EmbeddingsRequest",
+    "FeedbackRequest",
+    "KeyRequest",
+    "MessagesRequest",
+    "OrderRequest",
+    "PlanRequest",
+    "QuoteRequest",
+    "ReportQuery",
+    "ResponsesRequest",
+    "SettleRequest",
+    "StreamOptions",
+]
+
+Identifier = Annotated[str, Field(min_length=1, max_length=255)]
+Tokens = Annotated[int, Field(ge=0, le=100_000_000)]
+
+
+class _Own(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Foreign(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class StreamOptions(_Own):
+    """OpenAI's stream options."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+ServiceTier = Literal["auto", "default", "standard", "flex", "priority"]
+Messages = Annotated[list[dict[str, Any]], Field(min_length=1, max_length=10_000)]
+Model = Annotated[
+    str,
+    Field(min_length=1, max_length=300, description="auto, auto:PROFILE, provider/model, or a model's name"),
+]
+
+
+class ChatRequest(_Foreign):
+    """OpenAI's chat completion request, and the terms to buy it on."""
+
+    model: Model = "auto"
+    messages: Messages
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    n: Literal[1] | None = None
+    service_tier: ServiceTier | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    tools: list[dict[str, Any]] | None = None
+    functions: list[dict[str, Any]] | None = None
+    response_format: dict[str, Any] | None = None
+    negotiator: Terms | None = None
+
+
+class OrderRequest(ChatRequest):
+    """A chat request as an order. execute false: only reserve; the buyer calls the model itself and then settles."""
+
+    terms: Terms | None = None
+    order_id: Identifier | None = None
+    quote_id: Identifier | None = None
+    execute: bool = True
+
+
+class QuoteRequest(_Foreign):
+    """A chat request to be priced, or only its size in tokens."""
+
+    model: Model = "auto"
+    messages: Messages | None = None
+    input_tokens: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    n: Literal[1] | None = None
+    service_tier: ServiceTier | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    tools: list[dict[str, Any]] | None = None
+    functions: list[dict[str, Any]] | None = None
+    response_format: dict[str, Any] | None = None
+    terms: Terms | None = None
+    negotiator: Terms | None = None
+
+
+class EmbeddingsRequest(_Foreign):
+    """OpenAI's embeddings request, and the terms to buy it on."""
+
+    model: Model = "auto"
+    input: str | list[str] | list[int] | list[list[int]]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    negotiator: Terms | None = None
+
+
+class ResponsesRequest(_Own):
+    """OpenAI's responses request without stored state, and the terms to buy it on."""
+
+    model: Model = "auto"
+    input: str | list[dict[str, Any]]
+    instructions: str | None = None
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    metadata: dict[str, str] | None = None
+    parallel_tool_calls: bool | None = None
+    prompt_cache_key: str | None = None
+    reasoning: dict[str, Any] | None = None
+    safety_identifier: str | None = None
+    service_tier: ServiceTier | None = None
+    store: Literal[False] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    text: dict[str, Any] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    truncation: Literal["disabled"] | None = None
+    user: str | None = None
+    negotiator: Terms | None = None
+
+
+class MessagesRequest(_Own):
+    """Anthropic's messages request, and the terms to buy it on."""
+
+    model: Model
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=10_000)]
+    max_tokens: Annotated[int, Field(ge=1)]
+    system: str | list[dict[str, Any]] | None = None
+    metadata: dict[str, Any] | None = None
+    output_config: dict[str, Any] | None = None
+    output_format: dict[str, Any] | None = None
+    service_tier: Literal["auto", "standard_only"] | None = None
+    stop_sequences: list[str] | None = None
+    stream: bool | None = None
+    temperature: Annotated[float, Field(ge=0, le=1)] | None = None
+    thinking: dict[str, Any] | None = None
+    tool_choice: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    negotiator: Terms | None = None
+
+
+class PromptDetails(_Foreign):
+    """Parts of the prompt that a cache read or wrote."""
+
+    cached_tokens: Tokens = 0
+    cache_write_tokens: Tokens = 0
+
+
+class CompletionDetails(_Foreign):
+    """Parts of the answer."""
+
+    reasoning_tokens: Tokens = 0
+
+
+class ReportedUsage(_Foreign):
+    """OpenAI's usage object, as a seller reported it to a buyer who called it."""
+
+    prompt_tokens: Tokens
+    completion_tokens: Tokens
+    prompt_tokens_details: PromptDetails | None = None
+    completion_tokens_details: CompletionDetails | None = None
+
+
+class SettleRequest(_Own):
+    """What the call used."""
+
+    usage: ReportedUsage
+
+
+class AccountQuery(_Own):
+    """Whose it is, where it is not the key's own account."""
+
+    account: Identifier | None = None
+
+
+class AccountRequest(_Own):
+    """An account's terms; absent = none of its own."""
+
+    parent: Identifier | None = None
+    budget_usd: Usd | None = None
+    period: Literal["total", "day", "month"] = "total"
+    default_budget_usd: Usd | None = None
+
+
+class DepositRequest(_Own):
+    """A raise of an account's budget; the same reference twice counts once."""
+
+    amount_usd: Usd
+    reference: Identifier
+
+
+class KeyRequest(_Own):
+    """A key to make; what is not said is as the creating key has it. reach ``house``: every account, not only below."""
+
+    account: Identifier
+    scopes: Annotated[list[Literal["use", "read", "admin"]], Field(min_length=1, max_length=3)]
+    reach: Literal["account", "house"] = "account"
+    expires_ms: Annotated[int, Field(gt=0, lt=2**53)] | None = None
+    rpm: Annotated[int, Field(gt=0, le=10_000_000)] | None = None
+    concurrency: Annotated[int, Field(gt=0, le=1_000_000)] | None = None
+    profile: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    label: Annotated[str, Field(max_length=100)] = ""
+
+
+class FeedbackRequest(_Own):
+    """How good an answer was."""
+
+    order_id: Identifier
+    score: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+    source: Annotated[str, Field(min_length=1, max_length=100)] = "buyer"
+    account: Identifier | None = None
+
+
+class PlanRequest(_Own):
+    """A batch to plan."""
+
+    requests: Annotated[list[RequestLine], Field(min_length=1, max_length=1_000_000)]
+    options: PlanOptions = PlanOptions()
+
+
+class ReportQuery(_Own):
+    """since: RFC 3339 date or instant, or milliseconds since 1970; absent = all that is known."""
+
+    since: Annotated[str, Field(max_length=40)] | None = None
+    account: Identifier | None = None

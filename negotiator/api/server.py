@@ -1,0 +1,183 @@
+"""The server's life: open the market, listen, serve, drain, cut, close. One process, or one of several on one port."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import signal
+import sys
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from providers.clock import SystemClock
+
+from ..config import Config
+from ..engine import Engine
+from ..errors import ConfigInvalid
+from ..telemetry import Telemetry
+from .app import ROUTES, build_app
+from .auth import Doorman, KeyLimits
+from .keyring import KeyRing
+from .routes import House, Route
+
+__all__ = ["Listening", "is_loopback", "open_house", "serve", "serve_until_told", "write_logs"]
+
+logger = logging.getLogger("negotiator.api")
+
+DRAIN_S: Final = 25.0
+"""How long running requests may go on after the server was told to stop."""
+
+CUT_S: Final = 5.0
+"""How long requests that were cut may take to settle."""
+
+IDLE_S: Final = 75.0
+MAX_HEADER_BYTES: Final = 16 * 2**10
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A server that takes requests."""
+
+    house: House
+    urls: tuple[str, ...]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens there."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+@asynccontextmanager
+async def open_house(engine: Engine, hosts: Sequence[str]) -> AsyncGenerator[House]:
+    """An open market with its doors: keys, limits, metrics. Raises ConfigInvalid for a public address without keys."""
+    rooms = engine.rooms
+    clock, loopback = rooms.clock, all(map(is_loopback, hosts))
+    keys = KeyRing(rooms.store, clock)
+    if not loopback and await keys.empty():
+        public = next(host for host in hosts if not is_loopback(host))
+        raise ConfigInvalid(
+            f"server.host: expected a loopback address while there are no keys, found {public!r}; make the first key"
+            " with `negotiator keys create --account ACCOUNT --scope use`, or listen on 127.0.0.1"
+        )
+    telemetry = Telemetry()
+    rooms.bus.subscribe(telemetry.note)
+    ledger = rooms.ledger
+    telemetry.watch_holds(lambda: ledger.unresolved, lambda: ledger.oldest_ms / 1000)
+    yield House(
+        engine=engine,
+        keys=keys,
+        doorman=Doorman(keys, rooms.store, clock, keyless_allowed=loopback),
+        limits=KeyLimits(clock),
+        telemetry=telemetry,
+        max_body=engine.config.server.max_body,
+    )
+
+
+@asynccontextmanager
+async def serve(engine: Engine, *, reuse_port: bool = False) -> AsyncGenerator[Listening]:
+    """Listen while the block runs; afterwards drain, then cut. ``engine`` is open."""
+    server = engine.config.server
+    ops_host, ops_port = _address(server.ops_bind) if server.ops_bind else (None, 0)
+    hosts = [server.host] + ([ops_host] if ops_host else [])
+    async with open_house(engine, hosts) as house:
+        main = [route for route in ROUTES if not (ops_host and route.ops)]
+        runners = [await _run(house, main, server.host, server.port, reuse_port)]
+        if ops_host:
+            ops = [route for route in ROUTES if route.ops or route.path in ("/healthz", "/readyz")]
+            runners.append(await _run(house, ops, ops_host, ops_port, reuse_port))
+        try:
+            yield Listening(house, tuple(_urls(runners)))
+        finally:
+            await _stop(house, runners)
+
+
+async def _run(
+    house: House, routes: Sequence[Route], host: str, port: int, reuse_port: bool
+) -> web.AppRunner:
+    runner = web.AppRunner(
+        build_app(house, routes),
+        access_log=None,
+        handle_signals=False,
+        handler_cancellation=True,
+        keepalive_timeout=IDLE_S,
+        max_field_size=MAX_HEADER_BYTES,
+        max_line_size=MAX_HEADER_BYTES,
+        shutdown_timeout=CUT_S,
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port, reuse_port=reuse_port or None, backlog=1024).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise ConfigInvalid(
+            f"server.host, server.port: expected a free address, found {host}:{port}: {error.strerror or error}"
+        ) from None
+    return runner
+
+
+async def _stop(house: House, runners: Sequence[web.AppRunner]) -> None:
+    """Take no more, let what runs end, then cut; cut requests settle what was delivered."""
+    house.draining = True
+    house.leave(0)
+    for runner in runners:
+        for site in list(runner.sites):
+            await site.stop()
+    try:
+        async with asyncio.timeout(DRAIN_S):
+            await house.idle.wait()
+    except TimeoutError:
+        logger.warning("%d requests still ran after %g s and are cut", house.running, DRAIN_S)
+    for runner in runners:
+        await runner.cleanup()
+
+
+def _urls(runners: Sequence[web.AppRunner]) -> list[str]:
+    found = []
+    for runner in runners:
+        for host, port, *_ in runner.addresses:
+            found.append(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    return found
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigInvalid(f"server.ops_bind: expected HOST:PORT, found {text!r}")
+    return host.strip("[]"), int(port)
+
+
+def write_logs(level: int = logging.INFO) -> None:
+    """Log to stderr: access lines as they are, everything else with time and level."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    access = logging.getLogger("negotiator.access")
+    access.addHandler(handler)
+    access.setLevel(level)
+    access.propagate = False
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+
+
+async def serve_until_told(
+    config: Config, ready: Callable[[Listening], None] | None = None, *, reuse_port: bool = False
+) -> None:
+    """Serve until SIGTERM or SIGINT; ``ready`` is told where."""
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    async with Engine.open(config, clock=SystemClock()) as engine, serve(engine, reuse_port=reuse_port) as at:
+        if ready is not None:
+            ready(at)
+        await told.wait()
