@@ -23,7 +23,9 @@ class MessageBuilder:
         for name, value in delta.items():
             if value is None or name == "role":
                 continue
-            if name == "tool_calls":
+            if name == "function_call":
+                _join_function(self._message.setdefault(name, {}), value)
+            elif name == "tool_calls":
                 for position, call in enumerate(value):
                     self._add_call(call, call.get("index", position))
             elif isinstance(value, str):
@@ -37,15 +39,16 @@ class MessageBuilder:
     def text(self) -> str:
         """All that the model wrote, thoughts and tool arguments too: what a count of its output is made from."""
         parts = [part for texts in self._texts.values() for part in texts]
-        for call in self._calls.values():
-            function = call.get("function", {})
+        functions = [self._calls[index].get("function", {}) for index in sorted(self._calls)]
+        for function in (*functions, self._message.get("function_call", {})):
             parts += [str(function.get("name", "")), str(function.get("arguments", ""))]
         return "".join(parts)
 
     @property
     def empty(self) -> bool:
         """Whether nothing the model wrote has come yet."""
-        return not self._calls and not any(any(parts) for parts in self._texts.values())
+        called = self._calls or "function_call" in self._message
+        return not called and not any(any(parts) for parts in self._texts.values())
 
     def message(self) -> dict[str, Any]:
         """The message so far, in OpenAI chat shape."""
@@ -60,10 +63,14 @@ class MessageBuilder:
         call = self._calls.setdefault(index, {})
         for name, value in piece.items():
             if name == "function":
-                function = call.setdefault("function", {})
-                for part, text in value.items():
-                    known = function.get(part)
-                    joined = isinstance(known, str) and isinstance(text, str) and part == "arguments"
-                    function[part] = known + text if joined else text if text is not None else known
+                _join_function(call.setdefault("function", {}), value)
             elif name != "index" and value is not None:
                 call[name] = value
+
+
+def _join_function(function: dict[str, Any], piece: Mapping[str, Any]) -> None:
+    """Arguments arrive in pieces; the rest is said once."""
+    for part, text in piece.items():
+        known = function.get(part)
+        joined = isinstance(known, str) and isinstance(text, str) and part == "arguments"
+        function[part] = known + text if joined else text if text is not None else known

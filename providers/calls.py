@@ -6,7 +6,7 @@ Closing the iterator, or cancelling the task that awaits it, cuts the connection
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from .errors import (
 from .http_reply import HttpPoster, Reply
 from .keys import Key, KeyRing
 from .openai_faults import MAX_DETAIL_CHARS
-from .sse import EventReader
+from .sse import Event, EventReader
 from .terms import Delta, LineKind, Offer, Ticket, Usage
 from .tokens import REFERENCE, VOCABULARIES, count_text
 
@@ -82,13 +82,11 @@ class Calls:
                 reader, events = self._dialect.reader(), EventReader()
                 while not reader.done:
                     chunk = await _more(reply, reader)
-                    for event in events.feed(chunk) if chunk else events.close():
-                        delta = reader.event(event)
-                        if delta is not None:
-                            if first_s is None and _writes(delta):
-                                first_s = time()
-                            seen.append(delta.delta)
-                            yield delta
+                    for delta in _read(reader, events.feed(chunk) if chunk else events.close()):
+                        if first_s is None and _writes(delta):
+                            first_s = time()
+                        seen.append(delta.delta)
+                        yield delta
                     if not chunk:
                         break
                 last = reader.last()
@@ -152,6 +150,43 @@ class Calls:
             raise self._dialect.fault(reply.status, reply.headers, await reply.fault_body())
         finally:
             reply.close()
+
+
+def _read(reader: Reader, events: Sequence[Event]) -> Iterator[Delta]:
+    """The deltas of events that arrived together; what came before a failure is given before it is raised.
+
+    Neighbouring pieces of text are one piece with all their bytes: a fast seller costs less than one by one.
+    """
+    texts: list[str] = []
+    raws: list[bytes] = []
+    held: Delta | None = None
+    failure: Exception | None = None
+    for event in events:
+        try:
+            delta = reader.event(event)
+        except (ProviderError, *SHAPES) as error:
+            failure = error
+            break
+        if delta is None:
+            continue
+        text = delta.delta.get("content") if len(delta.delta) == 1 else None
+        if isinstance(text, str) and delta.raw is not None:
+            texts.append(text)
+            raws.append(delta.raw)
+            held = delta
+            continue
+        if held is not None:
+            yield _joined(held, texts, raws)
+            texts, raws, held = [], [], None
+        yield delta
+    if held is not None:
+        yield _joined(held, texts, raws)
+    if failure is not None:
+        raise failure
+
+
+def _joined(last: Delta, texts: list[str], raws: list[bytes]) -> Delta:
+    return last if len(texts) == 1 else Delta(delta={"content": "".join(texts)}, raw=b"".join(raws))
 
 
 async def _more(reply: Reply, reader: Reader) -> bytes:

@@ -13,6 +13,7 @@ from vendor_playback import CLIENT, Playback, collect, seller_at, ticket_for
 from providers.errors import (
     AuthFailed,
     MalformedAnswer,
+    Overloaded,
     ProviderError,
     ProviderTimeout,
     ProviderUnavailable,
@@ -107,6 +108,45 @@ async def test_a_stream_is_relayed_as_the_bytes_it_came_in() -> None:
         assert [delta.raw for delta in seen] == [
             f"data: {json.dumps(event)}\n\n".encode() for event in (PIECE, FINISH)
         ]
+        await seller.aclose()
+
+
+async def test_text_that_arrives_together_is_one_piece_with_all_its_bytes() -> None:
+    """Neighbouring pieces of text in one read are joined, bytes and words alike; a call between them parts them."""
+    call = {
+        "choices": [
+            {"index": 0, "delta": {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f"}}]}}
+        ]
+    }
+    bursts = [
+        "".join(f"data: {json.dumps(event)}\n\n" for event in burst)
+        for burst in ([PIECE] * 3, [call], [PIECE] * 2)
+    ]
+    end = f"data: {json.dumps(FINISH)}\n\ndata: [DONE]\n\n"
+    playback = Playback([{"events": ["".join(bursts) + end]}])
+    async with playback.at() as url:
+        seller = seller_at(url)
+        seen: list[Delta] = []
+        message, _ = await collect(seller, ticket_for(seller, stream=True), seen.append)
+        assert message["content"] == "Hi" * 5
+        assert (
+            b"".join(delta.raw or b"" for delta in seen).decode()
+            == "".join(bursts) + end.partition("data: [")[0]
+        )
+        assert [delta.delta.get("content") for delta in seen] == ["HiHiHi", None, "HiHi", None]
+        await seller.aclose()
+
+
+async def test_what_came_before_a_failure_is_relayed() -> None:
+    """Text that arrived in one read with an error event is given first, then the error is raised."""
+    burst = f"data: {json.dumps(PIECE)}\n\n" * 2 + 'data: {"error": {"code": 503, "message": "x"}}\n\n'
+    playback = Playback([{"events": [burst]}])
+    async with playback.at() as url:
+        seller = seller_at(url)
+        seen: list[Delta] = []
+        with pytest.raises(Overloaded):
+            await collect(seller, ticket_for(seller, stream=True), seen.append)
+        assert [delta.delta["content"] for delta in seen] == ["HiHi"]
         await seller.aclose()
 
 
