@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from providers.dialect import is_neutral
 
+from providers.dialect import is_neutral
+
 from .errors import Reject, RejectCode
 from .order import Order
 from .wire import Terms
@@ -82,7 +84,9 @@ def to_order(
 
 
 def capabilities_of(body: Mapping[str, Any]) -> frozenset[str]:
-    """What a seller must be able to do for this body: ``tools``, ``vision``, ``audio``, ``json_schema``."""
+    """What a seller must be able to do for this body: ``tools``, ``vision``, ``json_schema``, ``embeddings``."""
+    if "messages" not in body:
+        return frozenset({"embeddings"})
     needs = set()
     if body.get("tools") or body.get("functions"):
         needs.add("tools")
@@ -105,6 +109,7 @@ def parameters_of(body: Mapping[str, Any]) -> frozenset[str]:
 
 _EVERYBODY_KNOWS = frozenset(
     {
+        "input",
         "max_completion_tokens",
         "max_tokens",
         "messages",
@@ -121,7 +126,7 @@ _PART_NEEDS = {"image_url": "vision", "input_audio": "audio", "file": "files"}
 
 def prompt_text(body: Mapping[str, Any]) -> str:
     """What the quality room reads: the user's words, newest last, cut to their final 20,000 characters."""
-    texts = [_text_of(message) for message in body["messages"] if message.get("role") == "user"]
+    texts = [_text_of(message) for message in body.get("messages", ()) if message.get("role") == "user"]
     return "\n".join(texts)[-PROMPT_TEXT_CHARS:]
 
 
@@ -133,6 +138,8 @@ def _text_of(message: Mapping[str, Any]) -> str:
 
 
 def _body_fault(body: Mapping[str, Any]) -> str | None:
+    if "input" in body and "messages" not in body:
+        return _input_fault(body["input"]) or _model_fault(body)
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         return f"messages: expected a list of at least one message, found {_kind(messages)}"
@@ -142,8 +149,9 @@ def _body_fault(body: Mapping[str, Any]) -> str | None:
         fault = _message_fault(message)
         if fault:
             return f"messages.{number}{fault}"
-    if not isinstance(body.get("model", "auto"), str) or not body.get("model", "auto"):
-        return f"model: expected a name, found {body.get('model')!r}"
+    fault = _model_fault(body)
+    if fault:
+        return fault
     for name in _OUTPUT_LIMITS:
         limit = body.get(name)
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
@@ -151,6 +159,20 @@ def _body_fault(body: Mapping[str, Any]) -> str | None:
     if body.get("n", 1) not in (1, None):
         return f"n: expected 1 (one answer per order), found {body['n']!r}"
     return None
+
+
+def _model_fault(body: Mapping[str, Any]) -> str | None:
+    if not isinstance(body.get("model", "auto"), str) or not body.get("model", "auto"):
+        return f"model: expected a name, found {body.get('model')!r}"
+    return None
+
+
+def _input_fault(given: Any) -> str | None:
+    if isinstance(given, str) and given:
+        return None
+    if isinstance(given, list) and 0 < len(given) <= MAX_MESSAGES:
+        return None
+    return f"input: expected a text or a list of at most {MAX_MESSAGES} to embed, found {_kind(given)}"
 
 
 def _message_fault(message: Any) -> str | None:

@@ -146,6 +146,16 @@ def _pieces(body: Mapping[str, Any]) -> Iterator[_Piece]:
     for message in body.get("messages") or ():
         texts, fixed = _read_message(message)
         yield _Piece(texts, fixed + MESSAGE_TOKENS, _canonical(message))
+    if "input" in body and "messages" not in body:
+        yield _read_input(body["input"])
+
+
+def _read_input(given: Any) -> _Piece:
+    """What is to be embedded: a text, texts, tokens, or lists of tokens."""
+    parts = given if isinstance(given, list) else [given]
+    texts = tuple(part for part in parts if isinstance(part, str))
+    tokens = sum(len(part) if isinstance(part, list) else 1 for part in parts if not isinstance(part, str))
+    return _Piece(texts, tokens, _canonical(parts))
 
 
 def _read_message(message: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
