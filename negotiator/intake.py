@@ -14,8 +14,6 @@ from typing import Any, Final
 
 from providers.dialect import is_neutral
 
-from providers.dialect import is_neutral
-
 from .errors import Reject, RejectCode
 from .order import Order
 from .wire import Terms
