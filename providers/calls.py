@@ -118,7 +118,7 @@ class Calls:
         """The first good reply and the key that bought it; a key refused or out of its window is ejected alone."""
         call, deadline_ms, begun_s = self._dialect.call(ticket.body, want), ticket.deadline_ms, time()
         for tried in range(1, MAX_KEYS_TRIED + 1):
-            key = self._keys.take()
+            key = self._keys.take(want.model)
             try:
                 left_ms = None if deadline_ms is None else deadline_ms - round((time() - begun_s) * 1000)
                 if left_ms is not None and left_ms <= 0:
@@ -126,7 +126,7 @@ class Calls:
                 return key, await self._ask(key, call, want.model, left_ms)
             except (AuthFailed, RateLimited) as error:
                 self._keys.release(key)
-                if not self._keys.eject(key, error) or tried == MAX_KEYS_TRIED:
+                if not self._keys.eject(key, error, want.model) or tried == MAX_KEYS_TRIED:
                     raise
             except BaseException:
                 self._keys.release(key)

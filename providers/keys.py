@@ -7,12 +7,12 @@ A key's text is shown to the vendor and to nobody else: its type prints as ``***
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from .clock import Clock
 from .errors import AuthFailed, ProviderError, RateLimited
 
-__all__ = ["Key", "KeyRing", "Secret", "keys_from_environment"]
+__all__ = ["ALL_MODELS", "Key", "KeyRing", "Rest", "Secret", "keys_from_environment"]
 
 REFUSED_MS: Final = 600_000
 """How long a refused key rests: long enough not to hammer, short enough to see that it was paid or replaced."""
@@ -22,6 +22,10 @@ LIMITED_MS: Final = 1_000
 
 MAX_REST_MS: Final = 3_600_000
 """The longest rest taken from a vendor's word."""
+
+
+ALL_MODELS: Final = ""
+"""Where a rest is from everything a key is for."""
 
 
 class Secret:
@@ -49,21 +53,41 @@ class Secret:
         raise TypeError("a secret is not written anywhere")
 
 
-class Key:
-    """One key and what is known of it: share of its window left (1 = all), calls in flight, when it may be used."""
+class Rest(NamedTuple):
+    """Until when a key is left alone, and for which failure."""
 
-    __slots__ = ("calls", "in_flight", "left", "rests_until_ms", "secret", "why")
+    until_ms: int
+    why: type[ProviderError]
+
+
+class Key:
+    """One key and what is known of it: share of its window left (1 = all), calls in flight, what it rests from.
+
+    rests: by model; under :data:`ALL_MODELS` from everything.
+    """
+
+    __slots__ = ("calls", "in_flight", "left", "rests", "secret")
 
     def __init__(self, secret: Secret | None) -> None:
         self.secret = secret
         self.left = 1.0
         self.in_flight = 0
         self.calls = 0
-        self.rests_until_ms = 0
-        self.why: type[ProviderError] = AuthFailed
+        self.rests: dict[str, Rest] = {}
 
     def __repr__(self) -> str:
         return f"Key({self.secret!r}, left={self.left:.2f}, in_flight={self.in_flight})"
+
+    def rest(self, model: str, now_ms: int) -> Rest | None:
+        """What keeps it from serving a model now, None = nothing."""
+        if not self.rests:
+            return None
+        over = [name for name, rest in self.rests.items() if rest.until_ms <= now_ms]
+        for name in over:
+            del self.rests[name]
+            self.left = 1.0
+        found = [self.rests[name] for name in {ALL_MODELS, model} if name in self.rests]
+        return max(found, default=None, key=lambda rest: rest.until_ms)
 
 
 class KeyRing:
@@ -81,13 +105,25 @@ class KeyRing:
             self._keys = tuple(Key(Secret(text)) for text in dict.fromkeys(self._load())) or (Key(None),)
         return self._keys
 
-    def take(self) -> Key:
-        """The usable key with most left; gives it back through :meth:`release`.
+    def take(self, model: str = ALL_MODELS) -> Key:
+        """The key with most left that serves ``model``; give it back through :meth:`release`.
 
         Raises the failure that put the last key to rest, with the time until one is back.
         """
         keys = self.keys
-        key = keys[0] if len(keys) == 1 and not keys[0].rests_until_ms else self._best(keys)
+        if len(keys) == 1 and not keys[0].rests:
+            key = keys[0]
+        else:
+            now_ms = self._clock.now_ms()
+            ready = [key for key in keys if key.rest(model, now_ms) is None]
+            if not ready:
+                rest = self.rest(model)
+                assert rest is not None, "all keys rest"
+                left_ms, why = rest.until_ms - now_ms, "refused" if rest.why is AuthFailed else "limited"
+                raise rest.why(
+                    f"every key is {why}; the first is tried again in {left_ms} ms", retry_after_ms=left_ms
+                )
+            key = max(ready, key=lambda key: (key.left, -key.in_flight, -key.calls))
         key.in_flight += 1
         key.calls += 1
         return key
@@ -96,43 +132,30 @@ class KeyRing:
         """The call that took the key is over."""
         key.in_flight -= 1
 
-    def usable(self) -> bool:
-        """Whether a call would find a key now."""
-        keys = self.keys
-        return any(not key.rests_until_ms or key.rests_until_ms <= self._clock.now_ms() for key in keys)
-
-    def back_in_ms(self) -> int:
-        """How long until a key is usable; 0 = now."""
-        now_ms = self._clock.now_ms()
-        return max(0, min(key.rests_until_ms for key in self.keys) - now_ms)
-
     @property
-    def resting_for(self) -> type[ProviderError]:
-        """Why the key that is back first rests: refused or rate-limited."""
-        return min(self.keys, key=lambda key: key.rests_until_ms).why
+    def resting(self) -> bool:
+        """Whether any key rests from anything."""
+        return any(key.rests for key in self.keys)
 
-    def eject(self, key: Key, error: ProviderError) -> bool:
-        """Put one key to rest for a refusal or a full window; whether another one is usable."""
+    def rest(self, model: str = ALL_MODELS) -> Rest | None:
+        """What keeps all keys from serving ``model`` now: of the key that is back first. None = a key is ready."""
+        now_ms = self._clock.now_ms()
+        rests = [key.rest(model, now_ms) for key in self.keys]
+        known = [rest for rest in rests if rest is not None]
+        return min(known, key=lambda rest: rest.until_ms) if len(known) == len(rests) else None
+
+    def eject(self, key: Key, error: ProviderError, model: str = ALL_MODELS) -> bool:
+        """Put one key to rest; whether another one serves ``model``.
+
+        A full window is the model's own, and so is a missing permission (403); a refused key serves nothing.
+        """
         rest_ms = error.retry_after_ms
         if rest_ms is None:
             rest_ms = LIMITED_MS if isinstance(error, RateLimited) else REFUSED_MS
-        key.why = type(error)
-        key.rests_until_ms = self._clock.now_ms() + min(rest_ms, MAX_REST_MS)
-        return self.usable()
-
-    def _best(self, keys: tuple[Key, ...]) -> Key:
-        now_ms = self._clock.now_ms()
-        for key in keys:
-            if key.rests_until_ms and key.rests_until_ms <= now_ms:
-                key.rests_until_ms, key.left = 0, 1.0
-        ready = [key for key in keys if not key.rests_until_ms]
-        if not ready:
-            why = "refused" if self.resting_for is AuthFailed else "out of its window"
-            raise self.resting_for(
-                f"every key is {why}; the first is tried again in {self.back_in_ms()} ms",
-                retry_after_ms=self.back_in_ms(),
-            )
-        return max(ready, key=lambda key: (key.left, -key.in_flight, -key.calls))
+        own = isinstance(error, RateLimited) or error.status == 403
+        until_ms = self._clock.now_ms() + min(rest_ms, MAX_REST_MS)
+        key.rests[model if own else ALL_MODELS] = Rest(until_ms, type(error))
+        return self.rest(model) is None
 
 
 def keys_from_environment(

@@ -13,7 +13,7 @@ from .calls import Calls
 from .dialect import Dialect, Hear, Want
 from .errors import AuthFailed
 from .http_reply import HttpPoster
-from .keys import KeyRing
+from .keys import KeyRing, Rest
 from .latency import Latency
 from .pricelist import Call, PriceList, Standing
 from .terms import RFQ, Answer, Decline, DeclineCode, Delta, Offer, RateLimit, Ticket
@@ -74,15 +74,23 @@ class VendorSeller:
         if refused is not None:
             return (Decline(self._name, "", DeclineCode.UNSUPPORTED, f"cannot honour {refused}"),)
         try:
-            usable = self._keys.usable()
+            rest = self._keys.rest()
         except AuthFailed as error:
             return (Decline(self._name, "", DeclineCode.AUTH, error.detail),)
-        if not usable:
-            code = DeclineCode.AUTH if self._keys.resting_for is AuthFailed else DeclineCode.RATE_LIMITED
-            return (Decline(self._name, "", code, f"keys rest for {self._keys.back_in_ms()} ms"),)
+        if rest is not None:
+            return (Decline(self._name, "", *_told(rest)),)
+        if self._keys.resting:
+            return self._prices.answer(rfq, self._rested)
         if self._standing is None:
             return self._prices.answer(rfq)
         return self._prices.answer(rfq, self._standing)
+
+    def _rested(self, offer: Offer, rfq: RFQ) -> Standing:
+        """The standing toward an offer while some key rests."""
+        rest = self._keys.rest(offer.model)
+        if rest is not None:
+            return Standing(decline=_told(rest))
+        return Standing() if self._standing is None else self._standing(offer, rfq)
 
     def execute(self, ticket: Ticket) -> AsyncGenerator[Delta]:
         """The answer, piece by piece; the last piece has finish reason and usage (estimated where none came).
@@ -108,6 +116,12 @@ class VendorSeller:
             speed = self.latency.speed(quote.model, quote.tier)
             assert speed is not None, "a speed that changed is there"
             self._prices.observed(quote.model, quote.tier, speed)
+
+
+def _told(rest: Rest) -> tuple[DeclineCode, str]:
+    if rest.why is AuthFailed:
+        return DeclineCode.AUTH, "every key was refused"
+    return DeclineCode.RATE_LIMITED, "the window of every key is full"
 
 
 def _want(began: Call) -> Want:

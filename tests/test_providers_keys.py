@@ -55,21 +55,36 @@ def test_ejected_alone_and_back_after_its_rest() -> None:
     """A limited key rests as long as it was told to while the other serves; then it is used again."""
     clock = Hands()
     ring = KeyRing(lambda: ["a", "b"], clock)
-    first = ring.take()
-    assert ring.eject(first, RateLimited("full", retry_after_ms=5_000))
+    first = ring.take("m")
+    assert ring.eject(first, RateLimited("full", retry_after_ms=5_000), "m")
     ring.release(first)
-    second = ring.take()
+    second = ring.take("m")
     assert second is not first
-    assert not ring.eject(second, AuthFailed("refused"))
-    assert not ring.usable()
+    assert not ring.eject(second, AuthFailed("refused", status=401), "m")
     with pytest.raises(RateLimited, match="5000 ms") as caught:
-        ring.take()
+        ring.take("m")
     assert caught.value.retry_after_ms == 5_000
     clock.ms += 4_999
-    assert not ring.usable()
+    assert ring.rest("m") is not None
     clock.ms += 1
-    assert ring.usable()
-    assert ring.take() is first
+    assert ring.rest("m") is None
+    assert ring.take("m") is first
+
+
+def test_a_full_window_is_the_model_s_own() -> None:
+    """A limit or a missing permission for one model leaves the others served; a refused key serves none."""
+    ring = KeyRing(lambda: ["a"], Hands())
+    key = ring.keys[0]
+    for error in (RateLimited("full"), AuthFailed("not this model", status=403)):
+        assert not ring.eject(key, error, "big")
+        assert ring.rest("big") is not None
+        assert ring.rest("small") is None
+        assert ring.rest() is None
+        assert ring.resting
+    ring.eject(key, AuthFailed("refused", status=401), "big")
+    rest = ring.rest("small")
+    assert rest is not None
+    assert rest.why is AuthFailed
 
 
 def test_a_rest_is_bounded() -> None:
@@ -77,7 +92,9 @@ def test_a_rest_is_bounded() -> None:
     clock = Hands()
     ring = KeyRing(lambda: ["a"], clock)
     ring.eject(ring.take(), RateLimited("full", retry_after_ms=86_400_000))
-    assert ring.back_in_ms() == 3_600_000
+    rest = ring.rest()
+    assert rest is not None
+    assert rest.until_ms - clock.ms == 3_600_000
 
 
 def test_no_keys_is_a_call_without_one() -> None:

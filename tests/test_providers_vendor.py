@@ -23,7 +23,7 @@ from providers.errors import (
 from providers.http_client import HttpClient, checked_url
 from providers.http_plain import PlainClient
 from providers.sse import MAX_EVENT_BYTES
-from providers.terms import RFQ, Decline, DeclineCode, Delta, PrefixMark, RateKind
+from providers.terms import RFQ, Decline, DeclineCode, Delta, PrefixMark, Quote, RateKind
 from providers.vendor import marked_messages
 
 
@@ -190,20 +190,22 @@ async def test_the_last_key_s_refusal_is_the_seller_s_and_later_quotes_decline()
         await seller.aclose()
 
 
-async def test_a_limited_seller_says_when_it_is_back() -> None:
-    """With its only key resting, a quote is a coded decline and a call says how long the rest is."""
+async def test_a_limited_model_is_declined_alone() -> None:
+    """With its only key resting from one model, that model is a coded decline and a call says for how long."""
     playback = Playback([LIMITED])
     async with playback.at() as url:
-        seller = seller_at(url)
-        ticket = ticket_for(seller)
+        seller = seller_at(url, more_models=("other",))
+        ticket = ticket_for(seller, models=frozenset({"m"}))
         for _ in range(2):
             with pytest.raises(RateLimited) as caught:
                 await collect(seller, ticket)
             assert 29_000 < (caught.value.retry_after_ms or 0) <= 30_000
         assert len(playback.received) == 1
-        (declined,) = seller.quote(RFQ(rfq_id="r", input_tokens=1))
+        declined, quoted = seller.quote(RFQ(rfq_id="r", input_tokens=1))
         assert isinstance(declined, Decline)
-        assert declined.code is DeclineCode.RATE_LIMITED
+        assert (declined.model, declined.code) == ("m", DeclineCode.RATE_LIMITED)
+        assert isinstance(quoted, Quote)
+        assert quoted.model == "other"
         await seller.aclose()
 
 

@@ -118,15 +118,18 @@ def seller_at(
     *,
     model: str = "m",
     keys: tuple[str, ...] = ("KEY_ONE",),
+    more_models: tuple[str, ...] = (),
     **more: Any,
 ) -> VendorSeller:
-    """A real seller of one model at known rates."""
+    """A real seller of one model, or some more, at known rates."""
     settings = ProviderSettings(
         kind=kind,
         name="shop",
         base_url=base_url,
         api_key_env=keys,
-        models=(ModelSettings(name=model, rates=RATES, context_tokens=100_000),),
+        models=tuple(
+            ModelSettings(name=name, rates=RATES, context_tokens=100_000) for name in (model, *more_models)
+        ),
         **more,
     )
     return http_seller(settings, SystemClock(), ENVIRONMENT, connect=CLIENT[-1])
@@ -143,6 +146,7 @@ def ticket_for(
     deadline_ms: int | None = 20_000,
     prefix: tuple[PrefixMark, ...] = (),
     capabilities: frozenset[str] = frozenset(),
+    models: frozenset[str] | None = None,
 ) -> Ticket:
     """A ticket for what the seller quotes."""
     rfq = RFQ(
@@ -152,6 +156,7 @@ def ticket_for(
         tiers=(tier,),
         prefix=prefix,
         capabilities=capabilities,
+        models=models,
     )
     quotes = [answer for answer in seller.quote(rfq) if isinstance(answer, Quote)]
     assert len(quotes) == 1, seller.quote(rfq)
