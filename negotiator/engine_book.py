@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from providers.cached_answers import answer_key
 from providers.terms import RFQ, Decline, Quote
 from providers.tokens import read_chat
 
@@ -103,7 +104,14 @@ def _rfq(rooms: Rooms, order: Order, estimate: Estimate) -> RFQ:
         models=None if order.named is None else frozenset((order.named,)),
         answer_within_ms=rooms.config.market.rfq_timeout_ms,
         parameters=parameters_of(order.body),
+        answer_key=_answer_key(rooms, order) if "cached" in order.tiers else None,
     )
+
+
+def _answer_key(rooms: Rooms, order: Order) -> str:
+    """Of exactly this question under exactly this choice of models, for this account alone."""
+    choice = "|".join((order.named or "auto", *order.models, "", *order.exclude))
+    return answer_key(rooms.key, order.account, choice, order.body)
 
 
 def _judge(

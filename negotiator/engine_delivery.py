@@ -200,7 +200,23 @@ class Delivery:
             )  # it had lapsed: what the ledger says counts
         if job.completion is not None and candidate is not None:
             rooms.affinity.served(job.order, candidate)
+            self._remember(candidate, job.completion)
         self._tell(outcome)
+
+    def _remember(self, candidate: Candidate, done: Completion) -> None:
+        """Keep a whole answer for the same question again, where the buyer accepts such answers."""
+        rfq = self.job.rfq
+        if rfq is None or rfq.answer_key is None or not done.complete or done.tier == "cached":
+            return
+        self._rooms.cached.remember(
+            rfq.answer_key,
+            candidate.quote.key,
+            done.message,
+            done.finish_reason,
+            done.usage,
+            cost_nusd=done.cost_nusd,
+            tags=candidate.quote.tags,
+        )
 
     def _note(self, outcome: Outcome) -> Note:
         """History, and the whole answer where the buyer made the id and may send it again."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from providers.base import ModelSettings, PricingSettings, Provider, ProviderSettings
+from providers.cached_answers import CachedAnswers
 from providers.clock import Clock
 from providers.dialect import ReportsWindows
 from providers.terms import RateKind, RateLimit, Rates
@@ -56,6 +57,7 @@ class Rooms:
     ledger: Ledger
     affinity: Affinity
     shelf: Shelf
+    cached: CachedAnswers
     models: tuple[str, ...]
     vocabularies: tuple[str, ...]
     names: frozenset[str]
@@ -75,7 +77,8 @@ def build_rooms(
 ) -> Rooms:
     """Connect sellers and store into a market; touches neither network nor disk."""
     bus = EventBus()
-    by_name = {seller.name: seller for seller in sellers}
+    cached = CachedAnswers(clock)
+    by_name: dict[str, Provider] = {seller.name: seller for seller in (*sellers, cached)}
     limits = {name: tuple(seller.limits) for name, seller in by_name.items()}
     market = config.market
     capacity = Capacity(limits, clock, bus.emit)
@@ -103,6 +106,7 @@ def build_rooms(
         ledger=Ledger(store, clock, bus.emit, hold_ms=market.hold_ms, in_doubt_ms=market.in_doubt_ms),
         affinity=Affinity(clock),
         shelf=Shelf(),
+        cached=cached,
         models=tuple(sorted({offer.model for offer in offers})),
         names=frozenset(name for offer in offers for name in (offer.model, offer.key)),
         vocabularies=tuple(sorted({offer.vocabulary for offer in offers})),

@@ -17,7 +17,7 @@ __all__ = ["Clock", "LoopClock", "SystemClock", "VirtualLoop", "run_virtual"]
 
 T = TypeVar("T")
 
-VIRTUAL_EPOCH_MS: Final = 1_795_500_000_000
+VIRTUAL_EPOCH_MS: Final = 1_795_521_600_000
 """Where virtual time starts unless told otherwise: a Tuesday noon of November 2026, UTC."""
 
 MAX_IDLE_POLLS: Final = 2_000

@@ -342,3 +342,22 @@ async def test_a_second_round_brings_a_near_miss_in() -> None:
         assert talked.best is not None
         assert talked.best.ceiling_nusd <= budget_nusd
         assert any(d.kind in ("counter", "idle") for d in talked.best.quote.discounts)
+
+
+@virtual
+async def test_an_answer_given_before_is_sold_again_to_the_same_account_that_opted_in() -> None:
+    """Tier cached: the same question costs nothing the second time; another account or question does not see it."""
+    async with market() as engine:
+        await engine.rooms.store.put_account(Account(account_id="other"))
+        terms = {"budget_usd": "0.05", "tiers": ["standard", "cached"]}
+        first = await engine.complete("What is a tide?", terms=terms_from(terms))
+        again = await engine.complete("What is a tide?", terms=terms_from(terms))
+        assert (again.tier, again.cost_nusd) == ("cached", 0)
+        assert again.message == first.message
+        for text, changed in (
+            ("What is a tide?", {**terms, "account": "other"}),
+            ("What is a tide?", {"budget_usd": "0.05"}),
+            ("What is a wave?", terms),
+        ):
+            other = await engine.complete(text, terms=terms_from(changed))
+            assert other.tier == "standard"
