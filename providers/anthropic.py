@@ -62,6 +62,11 @@ class Anthropic:
         """Capabilities the API has."""
         return frozenset({"files", "json_schema", "streaming", "tools", "vision"})
 
+    @property
+    def tiers(self) -> frozenset[str]:
+        """Tiers that a call can ask for."""
+        return frozenset({"standard", "priority"})
+
     def unsupported(self, body: Mapping[str, Any]) -> str | None:
         """The first parameter, tool or content part that the API has no word for, None = it has one for each."""
         return next(_unsupported(body), None)

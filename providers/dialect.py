@@ -125,6 +125,11 @@ class Dialect(Protocol):
         """Capabilities the API has (``tools``, ``vision``, ``json_schema``, ``streaming``, ``embeddings``)."""
         ...
 
+    @property
+    def tiers(self) -> frozenset[str]:
+        """Tiers that a call can ask for; any other would be billed as standard."""
+        ...
+
     def unsupported(self, body: Mapping[str, Any]) -> str | None:
         """The name of a parameter or content part the vendor cannot honour, None = it can honour all."""
         ...

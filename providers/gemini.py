@@ -59,6 +59,11 @@ class Gemini:
         """Capabilities the API has."""
         return frozenset({"audio", "embeddings", "files", "json_schema", "streaming", "tools", "vision"})
 
+    @property
+    def tiers(self) -> frozenset[str]:
+        """Tiers that a call can ask for."""
+        return frozenset({"standard", *_TIERS})
+
     def unsupported(self, body: Mapping[str, Any]) -> str | None:
         """The first parameter, tool or content part that the API has no word for, None = it has one for each."""
         return next(_unsupported(body), None)

@@ -46,6 +46,11 @@ def http_seller(
         )
     names = settings.api_key_env or ((row.key_env,) if row.key_env else ())
     dialect = _dialect(row)
+    if unsold := sorted(set(settings.tiers) - dialect.tiers - {"cached"}):
+        raise ValueError(
+            f"{settings.label}: tiers: expected some of {', '.join(sorted(dialect.tiers))}, which a call to "
+            f"{row.name} can ask for, found {unsold[0]!r}"
+        )
     known = os.environ if environment is None else environment
     keys = KeyRing(lambda: keys_from_environment(names, known, settings.label), clock)
     card = RateCard(

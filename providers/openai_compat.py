@@ -90,6 +90,11 @@ class OpenAICompat:
         """Capabilities the vendor's API has."""
         return self.preset.tags | {"streaming"}
 
+    @property
+    def tiers(self) -> frozenset[str]:
+        """Tiers that a call can ask for."""
+        return frozenset({"standard", *self.preset.tiers})
+
     def unsupported(self, body: Mapping[str, Any]) -> str | None:
         """The first parameter of ``body`` that this vendor rejects or ignores, None = it takes all."""
         refuses = self.preset.refuses

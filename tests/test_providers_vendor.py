@@ -315,6 +315,27 @@ async def test_what_the_vendor_cannot_honour_is_refused_by_name_and_declined_by_
         await seller.aclose()
 
 
+@pytest.mark.parametrize(
+    ("kind", "tier", "sold"),
+    [
+        ("openai", "flex", True),
+        ("openai", "batch", False),
+        ("anthropic", "priority", True),
+        ("anthropic", "flex", False),
+        ("gemini", "flex", True),
+        ("gemini", "batch", False),
+        ("openai_compat", "flex", False),
+    ],
+)
+def test_a_tier_that_no_call_can_ask_for_is_refused_at_the_start(kind: str, tier: str, sold: bool) -> None:
+    """What a call cannot ask for would be quoted cheap and billed dear: such a configuration is refused by name."""
+    if sold:
+        seller_at("http://127.0.0.1:9", kind, tiers=("standard", tier, "cached"))
+    else:
+        with pytest.raises(ValueError, match=f"tiers: expected some of .*standard.*found '{tier}'"):
+            seller_at("http://127.0.0.1:9", kind, tiers=("standard", tier))
+
+
 async def test_the_seller_learns_its_pace() -> None:
     """After a few calls the quoted latency is the one observed, not the assumed one."""
     playback = Playback(
