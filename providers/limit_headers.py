@@ -130,6 +130,7 @@ _MISTRAL = {"req-minute": (RateKind.REQUESTS, MINUTE_MS), "tokens-minute": (Rate
 _FIREWORKS = {
     "requests": (RateKind.REQUESTS, MINUTE_MS),
     "tokens-prompt": (RateKind.INPUT_TOKENS, SECOND_MS),
+    "tokens-cache-adjusted-prompt": (RateKind.UNCACHED_INPUT_TOKENS, SECOND_MS),
     "tokens-generated": (RateKind.OUTPUT_TOKENS, SECOND_MS),
 }
 _ANTHROPIC = {

@@ -123,6 +123,8 @@ def fault_of(status: int, headers: Mapping[str, str], data: bytes) -> ProviderEr
     except orjson.JSONDecodeError:
         body = None
     fault = _fault(status, body)
+    if headers.get("x-ratelimit-limit-req-minute") == "0":  # Mistral's window that will never open
+        return AuthFailed("the account has no quota for this model", status=403)
     asked_ms = retry_after_ms(headers)
     if asked_ms is not None:
         fault.retry_after_ms = asked_ms
