@@ -1,128 +1,38 @@
-"""The market in one process: the corridor between the rooms, and the only module that knows them all.
+"""The market in one process: what a program does with it.
 
-``submit`` names the rooms an order passes, in order: intake, desk, policy, clearing, ledger; what follows
-(execution and settlement) is the :class:`negotiator.engine_delivery.Delivery` it returns.
+The path of an order is :meth:`negotiator.engine_corridor.Corridor.submit`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import uuid
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from providers.base import Provider
-from providers.clock import Clock, SystemClock
-from providers.terms import Usage
-
-from .config import Config, load_config
-from .engine_book import Job, ask, shown
-from .engine_delivery import Check, Delivery
-from .engine_grant import Grant
-from .engine_reserve import hand_over, resolve
-from .engine_rooms import Rooms, build_rooms, build_sellers, configured_accounts
-from .errors import InputInvalid, Reject, RejectCode, Rejected, StoreUnavailable
-from .events import Event
-from .intake import DEFAULT_ACCOUNT, prompt_text, to_order
-from .money import parse_usd
-from .order import (
-    Assignment,
-    Book,
-    Candidate,
-    Chunk,
-    Completion,
-    Order,
-    Replayed,
-    Reservation,
-    Settlement,
-)
-from .record import completion_from, history_out
-from .store import Store
-from .store_open import open_store
+from .engine_corridor import Corridor
+from .engine_delivery import Check
+from .errors import InputInvalid, Rejected
+from .intake import DEFAULT_ACCOUNT, prompt_text
+from .order import Book, Chunk, Completion, Order
+from .record import history_out
 from .wire import Terms, options_from
 
 if TYPE_CHECKING:
+    from .batches import RunReport
     from .planning import PlannedBatch
 
 __all__ = ["Engine"]
 
-SWEEP_EVERY_S: Final = 5.0
-RECENT_ORDERS: Final = 5_000
-"""Orders whose prompts stay in memory for a while, so that they can be escalated and judged."""
 
-
-class Engine:
+class Engine(Corridor):
     """A market in this process. ``async with Engine.open("negotiator.toml") as market: ...``
 
     Without a configuration it trades with simulated sellers on a ledger in memory.
     """
-
-    def __init__(
-        self,
-        config: Config,
-        *,
-        clock: Clock | None = None,
-        sellers: Sequence[Provider] | None = None,
-        store: Store | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.config = config
-        self._clock = clock or SystemClock()
-        self._given_sellers = sellers
-        self._given_store = store
-        self._seed = seed
-        self._rooms: Rooms | None = None
-        self._recent: OrderedDict[tuple[str, str], Job] = OrderedDict()
-        self._background: set[asyncio.Task[None]] = set()
-
-    @classmethod
-    def open(cls, config: str | Path | Config | None = None, **given: Any) -> Self:
-        """A market from a configuration file (None: defaults); enter it to start. Raises ConfigInvalid."""
-        return cls(config if isinstance(config, Config) else load_config(config), **given)
-
-    async def __aenter__(self) -> Self:
-        store = self._given_store or await open_store(
-            self.config.store.url or "embedded://", durability=self.config.store.durability, clock=self._clock
-        )
-        sellers, simulated = self._given_sellers, False
-        if sellers is None:
-            sellers, simulated = build_sellers(self.config, self._clock, self._seed)
-        worker = uuid.uuid4().hex[:12]
-        self._rooms = rooms = build_rooms(
-            self.config, store, sellers, self._clock, worker=worker, simulated=simulated
-        )
-        for account in configured_accounts(self.config):
-            await store.put_account(account)
-        await rooms.ledger.sweep()  # starting is recovering: whatever a dead process left is resolved first
-        self._spawn(self._sweep_for_ever(rooms))
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
-        rooms, self._rooms = self.rooms, None
-        for seller in rooms.sellers.values():
-            await seller.aclose()
-        if self._given_store is None:
-            await rooms.store.aclose()
-
-    @property
-    def rooms(self) -> Rooms:
-        """The rooms of the open market."""
-        assert self._rooms is not None, "the market is not open: use `async with Engine.open(...)`"
-        return self._rooms
-
-    # What buyers do.
 
     async def quote(
         self, messages: str | Sequence[Mapping[str, Any]], *, terms: Terms | None = None, **body: Any
@@ -171,7 +81,7 @@ class Engine:
 
         Raises InputInvalid for an order this account was not served lately.
         """
-        job = self._recent.get((account, order_id))
+        job = self.recent.get((account, order_id))
         if job is not None and job.completion is not None:
             done, task, text = job.completion, job.order.task, prompt_text(job.order.body)
             provider, model = done.provider, done.model
@@ -189,7 +99,7 @@ class Engine:
 
         That it is asked for teaches the quality room. Raises InputInvalid.
         """
-        job = self._recent.get((account, order_id))
+        job = self.recent.get((account, order_id))
         if job is None or job.completion is None:
             raise _not_served(order_id)
         await self.feedback(order_id, 0.0, source="escalation", account=account)
@@ -201,7 +111,7 @@ class Engine:
 
     async def history(self, order_id: str, account: str = DEFAULT_ACCOUNT) -> dict[str, Any] | None:
         """State and history of an order of this account, None = unknown."""
-        job = self._recent.get((account, order_id))
+        job = self.recent.get((account, order_id))
         if job is not None and job.completion is None:
             return history_out(job.history())
         record = await self.rooms.ledger.record(account, order_id)
@@ -216,152 +126,27 @@ class Engine:
 
         return await plan_requests(self, lines, options_from(options))
 
-    # The path of an order.
-
-    async def order_for(
+    async def run(
         self,
-        body: Mapping[str, Any],
-        terms: Terms | None = None,
+        lines: Iterable[Any],
+        out: str | Path,
         *,
-        account: str = DEFAULT_ACCOUNT,
-        stream: bool = False,
-    ) -> Order:
-        """Room 1, intake. Raises Rejected (INVALID)."""
-        owner = (terms.account if terms is not None else None) or account
-        order = to_order(
-            body,
-            terms,
-            profiles=self.config.profiles,
-            account=account,
-            default_budget_nusd=await self.rooms.ledger.default_budget_nusd(owner),
-            stream=stream,
-        )
-        if isinstance(order, Reject):
-            raise Rejected(order)
-        return order
+        batch_id: str,
+        progress: Callable[[RunReport], None] | None = None,
+        **options: Any,
+    ) -> RunReport:
+        """Execute a batch within all limits, one result per line in the file ``out``; the same id goes on after a crash.
 
-    async def submit(
-        self,
-        order: Order,
-        *,
-        quote_id: str | None = None,
-        check: Check | None = None,
-        grant: Grant | None = None,
-    ) -> Delivery | Completion:
-        """Let an order in: desk, policy, clearing, ledger. Raises Rejected; a Completion is a replayed answer.
-
-        quote_id: take this quote. check: judges a two-tier order's cheap answer. grant: a plan's choice, with room
-        already taken for it.
+        lines and options: as for :meth:`plan`. progress is called after every result.
         """
-        rooms, job, time = self.rooms, Job(order, self._clock.now_ms()), asyncio.get_running_loop().time
-        asked_s = time()
-        seen = await rooms.ledger.lookup(order)
-        if isinstance(seen, Replayed):
-            return completion_from(seen.response, replayed=True)
-        if isinstance(seen, Reject):
-            raise self._refused(job, seen)
-        book = await ask(rooms, job) if quote_id is None else shown(rooms, job, quote_id)
-        if book.reject is not None:
-            raise self._refused(job, book.reject)
-        quoted_s = time()
-        choice = self._clear(order, book.eligible, grant)
-        if isinstance(choice, Reject):
-            raise self._refused(job, choice)
-        held = await rooms.ledger.reserve(order, choice)
-        if isinstance(held, Reject) and held.code is RejectCode.FUNDS_INSUFFICIENT:
-            choice = self._affordable(order, book, held) or choice
-            held = await rooms.ledger.reserve(
-                order, choice
-            )  # once more, without what the account cannot hold
-        if isinstance(held, Replayed):
-            return completion_from(held.response, replayed=True)
-        if isinstance(held, Reject):
-            raise self._refused(job, held)
-        job.assignment, job.state = choice, "RESERVED"
-        took = {"quoting_s": quoted_s - asked_s, "deciding_s": time() - quoted_s}
-        rooms.bus.emit(Event("order.reserved", job.received_ms, took))
-        self._remember(job)
-        return Delivery(rooms, job, choice, held, check, grant)
+        from .batch_results import ResultFile
+        from .batches import BatchRun
+        from .plan_lines import read_lines
 
-    async def buy(
-        self,
-        order: Order,
-        *,
-        quote_id: str | None = None,
-        check: Check | None = None,
-        grant: Grant | None = None,
-    ) -> Completion:
-        """Submit an order and wait for its whole answer. Raises Rejected."""
-        delivery = await self.submit(order, quote_id=quote_id, check=check, grant=grant)
-        if isinstance(delivery, Completion):
-            return delivery
-        return (await delivery.whole())[0]
-
-    async def reserve(self, order: Order, *, quote_id: str | None = None) -> tuple[Reservation, Candidate]:
-        """Only hold the money: the buyer calls the model itself and then resolves. Raises Rejected."""
-        delivery = await self.submit(order, quote_id=quote_id)
-        if isinstance(delivery, Completion):
-            message = f"order {order.order_id!r} was executed before: execute differs"
-            raise Rejected(
-                Reject(code=RejectCode.DUPLICATE_DIFFERENT, message=message, facts={"field": "execute"})
+        with ResultFile(out) as results:
+            return await BatchRun(self, batch_id, results, options_from(options), progress).run(
+                read_lines(lines)
             )
-        return await hand_over(self.rooms, delivery)
-
-    async def resolve(self, reservation: Reservation, usage: Usage | None) -> Settlement:
-        """Settle a hold of :meth:`reserve` by what the call used, or (None) void it. Raises InputInvalid."""
-        return await resolve(self.rooms, reservation, usage)
-
-    async def book(self, order: Order) -> Book:
-        """Rooms 2 and 3: quotes of all sellers as candidates, kept for whoever comes back with a quote's id."""
-        job = Job(order, self._clock.now_ms())
-        book = await ask(self.rooms, job)
-        assert job.rfq is not None
-        self.rooms.shelf.put(order, book, job.rfq)
-        return book
-
-    def _clear(
-        self, order: Order, eligible: Sequence[Candidate], grant: Grant | None = None
-    ) -> Assignment | Reject:
-        rooms = self.rooms
-        planned = next((c for c in eligible if grant is not None and grant.covers(c)), None)
-        if grant is not None and planned is not None:
-            return rooms.clearing.choose(order, eligible, grant.over(rooms.capacity), kept=planned)
-        kept = rooms.affinity.keep(order, eligible, rooms.clearing.bid_nusd)
-        return rooms.clearing.choose(order, eligible, rooms.capacity, kept=kept.candidate)
-
-    def _affordable(self, order: Order, book: Book, refused: Reject) -> Assignment | None:
-        """The choice among candidates that what is available can hold, None = there is none."""
-        available_nusd = parse_usd(refused.facts["available_usd"])
-        fitting = [candidate for candidate in book.eligible if candidate.ceiling_nusd <= available_nusd]
-        choice = self._clear(order, fitting) if fitting else None
-        return choice if isinstance(choice, Assignment) else None
-
-    # Housekeeping.
-
-    def _refused(self, job: Job, reject: Reject) -> Rejected:
-        job.reject, job.state = reject, "REJECTED"
-        self._remember(job)
-        facts = {"order_id": job.order.order_id, "account": job.order.account, "reject": reject.code.name}
-        self.rooms.bus.emit(Event("order.rejected", self._clock.now_ms(), facts))
-        return Rejected(reject)
-
-    def _remember(self, job: Job) -> None:
-        self._recent[job.order.account, job.order.order_id] = job
-        if len(self._recent) > RECENT_ORDERS:
-            self._recent.popitem(last=False)
-
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    async def _sweep_for_ever(self, rooms: Rooms) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_EVERY_S)
-            try:
-                await rooms.ledger.sweep()
-            except StoreUnavailable:
-                continue  # the store says so itself; the next sweep catches up
 
 
 def _messages(messages: str | Sequence[Mapping[str, Any]]) -> list[Any]:
