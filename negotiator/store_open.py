@@ -14,7 +14,7 @@ from providers.clock import Clock
 from .errors import InputInvalid
 from .store import Store
 
-__all__ = ["open_store", "state_directory"]
+__all__ = ["open_store", "reconcile_store", "state_directory"]
 
 _REDIS: Final = ("redis", "rediss", "redis+sentinel", "redis+cluster")
 
@@ -43,15 +43,32 @@ async def open_store(
     if parts.scheme in _REDIS:
         from .store_redis import RedisStore
 
-        place = parts.netloc.rpartition("@")[2] + parts.path
-        rows = dict(parse_qsl(parts.query)).get("rows")
-        default = state_directory() / "rows" / hashlib.blake2s(place.encode(), digest_size=8).hexdigest()
-        return await RedisStore.open(
-            url, rows=Path(rows) if rows else default, rng=rng or random.SystemRandom()
-        )
+        return await RedisStore.open(url, rows=_rows_directory(url), rng=rng or random.SystemRandom())
     raise InputInvalid(
         f"expected a store URL with embedded, redis, rediss, redis+sentinel or redis+cluster, found {url!r}"
     )
+
+
+async def reconcile_store(url: str) -> dict[str, int]:
+    """After a failover of Redis, put back what the archive has; gives the number of rows by account tree.
+
+    Raises InputInvalid for a store that knows no failover, StoreError when the books do not fit afterwards.
+    """
+    if urlsplit(url).scheme not in _REDIS:
+        raise InputInvalid(f"expected a Redis store: only there a server can take over, found {url!r}")
+    from .store_redis_reconcile import reconcile
+
+    return await reconcile(url, rows=_rows_directory(url), rng=random.SystemRandom())
+
+
+def _rows_directory(url: str) -> Path:
+    """Where a Redis store archives: as the URL says, else under the state directory, by server."""
+    parts = urlsplit(url)
+    rows = dict(parse_qsl(parts.query)).get("rows")
+    if rows:
+        return Path(rows)
+    place = parts.netloc.rpartition("@")[2] + parts.path
+    return state_directory() / "rows" / hashlib.blake2s(place.encode(), digest_size=8).hexdigest()
 
 
 def state_directory() -> Path:

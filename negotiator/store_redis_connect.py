@@ -14,15 +14,16 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from .errors import InputInvalid, StoreUnavailable
-from .store_redis_link import FAULTS, Router
+from .store_redis_guard import FailoverGuard
+from .store_redis_link import FAULTS
 
-__all__ = ["connect"]
+__all__ = ["Cluster", "OneServer", "connect"]
 
 DEFAULT_PORT = 6379
 SENTINEL_PORT = 26379
 
 
-class _OneServer:
+class OneServer:
     """A router to one client, which finds the primary itself."""
 
     def __init__(self, client: Redis, others: Sequence[Redis] = ()) -> None:
@@ -30,18 +31,27 @@ class _OneServer:
         self._others = others
 
     def client_for(self, key: str) -> Redis:
+        """The one there is."""
         return self._client
 
-    async def redirect(self, command: Sequence[Any]) -> Any:
-        answer: Any = await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
-        return answer
+    def client_at(self, host: str, port: int) -> Redis:
+        """The one there is."""
+        return self._client
+
+    def clients(self) -> Sequence[Redis]:
+        """The one there is."""
+        return [self._client]
+
+    async def refresh(self) -> None:
+        """Nothing to learn."""
 
     async def aclose(self) -> None:
+        """Close all clients."""
         for client in (self._client, *self._others):
             await client.aclose()
 
 
-class _Cluster:
+class Cluster:
     """A router by slot: the cluster client knows the nodes, a plain client per node carries the pipelines."""
 
     def __init__(self, cluster: RedisCluster, options: dict[str, Any]) -> None:
@@ -50,28 +60,38 @@ class _Cluster:
         self._clients: dict[tuple[str, int], Redis] = {}
 
     def client_for(self, key: str) -> Redis:
+        """The client of the primary that has the key's slot."""
         node = self._cluster.get_node_from_key(key)
         if node is None:
             raise RedisError("the slot is not covered")
-        place = (node.host, int(node.port))
-        if place not in self._clients:
-            self._clients[place] = Redis(host=place[0], port=place[1], **self._options)
-        return self._clients[place]
+        return self.client_at(node.host, int(node.port))
 
-    async def redirect(self, command: Sequence[Any]) -> Any:
-        return await self._cluster.execute_command(*command)
+    def client_at(self, host: str, port: int) -> Redis:
+        """The client of a node."""
+        if (host, port) not in self._clients:
+            self._clients[host, port] = Redis(host=host, port=port, **self._options)
+        return self._clients[host, port]
+
+    def clients(self) -> Sequence[Redis]:
+        """The clients of all primaries."""
+        return [self.client_at(node.host, int(node.port)) for node in self._cluster.get_primaries()]
+
+    async def refresh(self) -> None:
+        """Ask the nodes again who has which slot."""
+        await self._cluster.nodes_manager.initialize()
 
     async def aclose(self) -> None:
+        """Close all clients."""
         for client in self._clients.values():
             await client.aclose()
         await self._cluster.aclose()
 
 
-async def connect(url: str, *, timeout_s: float) -> Router:
+async def connect(url: str, *, timeout_s: float, guarded: bool = True) -> OneServer | Cluster:
     """A router to what ``url`` names, after it answered once. Raises InputInvalid or StoreUnavailable.
 
     ``redis://``, ``rediss://`` as redis-py reads them; ``redis+sentinel://host:26379,host:26379/NAME/DB``;
-    ``redis+cluster://host:6379,host:6379``; both with ``?tls=1``.
+    ``redis+cluster://host:6379,host:6379``; both with ``?tls=1``. guarded: see :mod:`.store_redis_guard`.
     """
     parts = urlsplit(url)
     options: dict[str, Any] = {
@@ -82,46 +102,61 @@ async def connect(url: str, *, timeout_s: float) -> Router:
         "retry": Retry(NoBackoff(), 0),
     }
     try:
-        if parts.scheme == "redis+cluster":
-            return await _cluster(parts, options)
-        client, others = (
-            _sentinel(parts, options) if parts.scheme == "redis+sentinel" else _server(parts, options)
-        )
-        await client.ping()
-        return _OneServer(client, others)
-    except FAULTS as error:
-        raise StoreUnavailable(f"{_public(parts)}: {error}") from None
+        router = await _router(parts, options, guarded)
     except ValueError as error:
         raise InputInvalid(f"expected a Redis URL, found {_public(parts)!r}: {error}") from None
+    except FAULTS as error:
+        raise StoreUnavailable(f"{_public(parts)}: {error}") from None
+    try:
+        for client in router.clients():
+            await client.ping()
+    except FAULTS as error:
+        await router.aclose()
+        raise StoreUnavailable(f"{_public(parts)}: {error}") from None
+    return router
 
 
-def _server(parts: SplitResult, options: dict[str, Any]) -> tuple[Redis, Sequence[Redis]]:
+async def _router(parts: SplitResult, options: dict[str, Any], guarded: bool) -> OneServer | Cluster:
+    if parts.scheme == "redis+cluster":
+        return await _cluster(parts, options, guarded)
+    if parts.scheme == "redis+sentinel":
+        return _sentinel(parts, options, guarded)
+    return _server(parts, options, guarded)
+
+
+def _server(parts: SplitResult, options: dict[str, Any], guarded: bool) -> OneServer:
     query = "&".join(f"{name}={value}" for name, value in parse_qsl(parts.query) if name != "rows")
-    return Redis.from_url(urlunsplit(parts._replace(query=query)), **options), ()
+    url = urlunsplit(parts._replace(query=query))
+    side = Redis.from_url(url, **options)
+    return OneServer(Redis.from_url(url, **options, **_greeting(side, guarded)), [side])
 
 
-def _sentinel(parts: SplitResult, options: dict[str, Any]) -> tuple[Redis, Sequence[Redis]]:
+def _sentinel(parts: SplitResult, options: dict[str, Any], guarded: bool) -> OneServer:
     name, _, database = parts.path.strip("/").partition("/")
     if not name:
         raise ValueError("the path names the watched primary: /NAME or /NAME/DB")
     sentinel = Sentinel(_places(parts, SENTINEL_PORT), sentinel_kwargs=options)  # type: ignore[no-untyped-call]
-    login = _login(parts)
-    client = sentinel.master_for(name, db=int(database or 0), **options, **login)
-    return client, sentinel.sentinels
+    given = {"db": int(database or 0), **options, **_login(parts)}
+    side = sentinel.master_for(name, **given)
+    client = sentinel.master_for(name, **given, **_greeting(side, guarded))
+    return OneServer(client, [side, *sentinel.sentinels])
 
 
-async def _cluster(parts: SplitResult, options: dict[str, Any]) -> _Cluster:
+async def _cluster(parts: SplitResult, options: dict[str, Any], guarded: bool) -> Cluster:
     login = _login(parts)
-    nodes = [ClusterNode(host, port) for host, port in _places(parts, DEFAULT_PORT)]
     cluster = RedisCluster(
-        startup_nodes=nodes,
+        startup_nodes=[ClusterNode(host, port) for host, port in _places(parts, DEFAULT_PORT)],
         socket_timeout=options["socket_timeout"],
         socket_connect_timeout=options["socket_connect_timeout"],
         protocol=2,
         **login,
     )
     await cluster.initialize()
-    return _Cluster(cluster, {**options, **login})
+    return Cluster(cluster, {**options, **login, **_greeting(cluster, guarded)})
+
+
+def _greeting(side: Redis | RedisCluster, guarded: bool) -> dict[str, Any]:
+    return {"redis_connect_func": FailoverGuard(side).greet} if guarded else {}
 
 
 def _places(parts: SplitResult, port: int) -> list[tuple[str, int]]:

@@ -17,6 +17,7 @@ __all__ = [
     "BALANCE_FIELDS",
     "LINES",
     "PREFIX",
+    "RECONCILED",
     "TREES",
     "Line",
     "Tree",
@@ -33,6 +34,9 @@ LINES: Final = f"{PREFIX}:{{accounts}}:lines"
 
 TREES: Final = f"{PREFIX}:{{accounts}}:trees"
 """Set: the root account of every tree."""
+
+RECONCILED: Final = f"{PREFIX}:{{accounts}}:reconciled"
+"""Set: replication ids of primaries whose past was reconciled."""
 
 BALANCE_FIELDS: Final = ("parent", "budget", "period", "default", "start", "posted", "pending", "deposits")
 

@@ -211,6 +211,12 @@ class RedisLedger:
         args = (account, order_id, *_parts(note), unheld)
         await run(self._link, self._notes, "annotate", [line.tree.hold(name), key], *args, now_ms=now_ms)
 
+    async def booked_nusd(self, reservation_id: str) -> int:
+        """What was booked of a hold's bill so far, wherever."""
+        tree = Tree.of_reservation(reservation_id)
+        record = None if tree is None else await self._record(tree, reservation_id)
+        return 0 if record is None else sum(map(int, record[7:10]))
+
     async def _record(self, tree: Tree, name: str) -> list[Any] | None:
         key = tree.hold(name)
         fields = (

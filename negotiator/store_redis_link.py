@@ -11,12 +11,20 @@ import hashlib
 import logging
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Final, Protocol
 
 from redis.asyncio import Redis
-from redis.exceptions import AskError, NoScriptError, RedisClusterException, RedisError, TryAgainError
+from redis.exceptions import (
+    AskError,
+    MovedError,
+    NoScriptError,
+    RedisClusterException,
+    RedisError,
+    TryAgainError,
+)
 from redis.exceptions import TimeoutError as SocketTimeout
 
 from .errors import StoreUnavailable
@@ -54,8 +62,11 @@ class Router(Protocol):
     def client_for(self, key: str) -> Redis:
         """The client of the node that has the key; raises RedisError when no node has."""
 
-    async def redirect(self, command: Sequence[Any]) -> Any:
-        """Run one command wherever the cluster says it belongs now, and learn from it."""
+    def client_at(self, host: str, port: int) -> Redis:
+        """The client of a node that another node named."""
+
+    async def refresh(self) -> None:
+        """Learn again which node has what."""
 
     async def aclose(self) -> None:
         """Close all clients."""
@@ -63,6 +74,7 @@ class Router(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Command:
+    key: str
     words: tuple[Any, ...]
     script: Script | None
     again: bool
@@ -131,7 +143,7 @@ class Link:
         if lane.down_until_s > loop.time() or len(lane.waiting) >= MAX_WAITING:
             answer.set_exception(StoreUnavailable(lane.fault or "too many commands are waiting"))
             return answer
-        lane.waiting.append(_Command(words, script, again, loop.time() + self._timeout_s, answer))
+        lane.waiting.append(_Command(key, words, script, again, loop.time() + self._timeout_s, answer))
         if not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._flush)
@@ -179,16 +191,16 @@ class Link:
                 batch = [] if last else [command for command in batch if command.again]
                 if last or isinstance(error, (TimeoutError, SocketTimeout)):
                     once, batch = [*once, *batch], []
-                    await lane.client.connection_pool.disconnect()
                     self._rest(lane, fault)
                 _fail(once, fault)
+                if lane.fault:
+                    await self._recover(lane)
                 if not batch:
                     return
                 await asyncio.sleep(self._rng.uniform(*BACKOFF_S) / 10)
             else:
-                lane.failures = 0
-                for command, answer in zip(batch, answers, strict=True):
-                    await self._deliver(command, answer)
+                lane.failures, lane.fault = 0, ""
+                await self._deliver(list(zip(batch, answers, strict=True)))
                 return
 
     def _rest(self, lane: _Lane, fault: str) -> None:
@@ -209,20 +221,41 @@ class Link:
                 answers[number] = answer
         return answers
 
-    async def _deliver(self, command: _Command, answer: Any) -> None:
-        if isinstance(answer, (AskError, TryAgainError)):
-            try:
+    async def _recover(self, lane: _Lane) -> None:
+        """Let go of a failed node's connections, and ask the others who has its keys now."""
+        with suppress(*FAULTS, TimeoutError):
+            async with asyncio.timeout(self._timeout_s):
+                await lane.client.connection_pool.disconnect()
+                await self._router.refresh()
+
+    async def _deliver(self, answered: list[tuple[_Command, Any]]) -> None:
+        moved = [each for each in answered if isinstance(each[1], (AskError, TryAgainError))]
+        if moved:
+            with suppress(*FAULTS, TimeoutError):
                 async with asyncio.timeout(self._timeout_s):
-                    answer = await self._router.redirect(command.in_full())
-            except (*FAULTS, TimeoutError) as error:
-                answer = error
-        if command.answer.done():
-            return
-        if isinstance(answer, Exception):
-            logger.error("the store refused %s: %s", command.words[0], answer)
-            command.answer.set_exception(StoreUnavailable(f"{type(answer).__name__}: {answer}"))
-        else:
-            command.answer.set_result(answer)
+                    await self._router.refresh()
+        for command, answer in answered:
+            if isinstance(answer, (AskError, TryAgainError)):
+                answer = await self._follow(command, answer)
+            if command.answer.done():
+                continue
+            if isinstance(answer, Exception):
+                logger.error("the store refused %s: %s", command.words[0], answer)
+                command.answer.set_exception(StoreUnavailable(f"{type(answer).__name__}: {answer}"))
+            else:
+                command.answer.set_result(answer)
+
+    async def _follow(self, command: _Command, answer: AskError | TryAgainError) -> Any:
+        """Run a command where its key is now; while a slot moves, that is the node it moves to."""
+        asking = isinstance(answer, AskError) and not isinstance(answer, MovedError)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                if isinstance(answer, AskError) and asking:
+                    client = self._router.client_at(answer.host, answer.port)
+                    return (await _execute(client, [("ASKING",), command.in_full()]))[-1]
+                return (await _execute(self._router.client_for(command.key), [command.in_full()]))[-1]
+        except (*FAULTS, TimeoutError) as error:
+            return error
 
 
 async def _execute(client: Redis, batch: Sequence[tuple[Any, ...]]) -> list[Any]:

@@ -14,7 +14,7 @@ from negotiator.config import load_config
 from negotiator.errors import InputInvalid
 from negotiator.money import format_usd, parse_usd
 from negotiator.store import Account, Balance, Period, Store
-from negotiator.store_open import open_store
+from negotiator.store_open import open_store, reconcile_store
 from providers.clock import SystemClock
 
 from .market import config_option, json_option, ledger_url, store_option
@@ -182,6 +182,22 @@ def audit(config_path: Path | None, store: str | None, as_json: bool) -> None:
         note(fault)
     if faults:
         raise SystemExit(1)
+
+
+@command.command()
+@config_option
+@store_option
+@json_option
+def reconcile(config_path: Path | None, store: str | None, as_json: bool) -> None:
+    """After a failover of Redis, put back the rows the archive has, recount, and open the ledger again.
+
+    Example: negotiator accounts reconcile --store redis://ledger:6379/0
+    """
+    rows = asyncio.run(reconcile_store(ledger_url(load_config(config_path), store)))
+    if as_json:
+        print_json({"rows": rows})
+    else:
+        console().print(f"{sum(rows.values())} rows put back in {len(rows)} account trees; the books fit")
 
 
 async def _line(opened: Store, account_id: str, now_ms: int) -> tuple[Balance, ...]:
