@@ -172,7 +172,7 @@ async def test_money_that_is_gone_is_not_worth_waiting_for(desk: Desk) -> None:
 
 
 async def test_an_unknown_account_is_refused_before_and_at_the_reserve(desk: Desk) -> None:
-    """There is no default budget to slip through: LL#40095, #26672."""
+    """There is no default budget to slip through: litellm 40095, 26672."""
     stranger = order(account="stranger")
     before = await desk.ledger.lookup(stranger)
     assert isinstance(before, Reject)
@@ -228,7 +228,7 @@ async def test_an_order_that_runs_is_in_progress(desk: Desk) -> None:
 
 
 async def test_a_refused_order_may_come_again_with_more_money(desk: Desk) -> None:
-    """A reject before any spend frees the id: after a deposit the same order id goes on (LifeOS#1176)."""
+    """A reject before any spend frees the id: after a deposit the same order id goes on (LifeOS 1176)."""
     await refused(desk, 2 * USD, order())
     await desk.store.deposit("team", USD, "top-up", T0)
     reservation = await held(desk, 2 * USD)
@@ -270,7 +270,7 @@ async def test_a_bill_that_comes_too_late_is_suspended_and_told(desk: Desk) -> N
 
 
 async def test_a_reservation_is_consumed_exactly_once(desk: Desk) -> None:
-    """Settling, voiding or handing over the same object twice is a bug, and says so (LL PR#39851)."""
+    """Settling, voiding or handing over the same object twice is a bug, and says so (litellm 39851)."""
     reservation = await held(desk, 100)
     assert desk.ledger.unresolved == 1
     await desk.ledger.settle(reservation, 60)
@@ -384,7 +384,7 @@ async def test_what_the_ledger_keeps_for_an_absent_store_is_bounded(
 
 
 async def test_a_buyer_who_hangs_up_leaves_no_hold(desk: Desk) -> None:
-    """Cancelled at whatever moment of the reserve: either nobody holds, or the caller was answered (LL PR#30522)."""
+    """Cancelled at whatever moment of the reserve: either nobody holds, or the caller was answered (litellm 30522)."""
     for turns in range(4):
         task = asyncio.ensure_future(desk.ledger.reserve(order(f"o{turns}"), choice(100)))
         for _ in range(turns):
@@ -412,7 +412,7 @@ async def test_a_run_spends_its_own_budget_and_its_parents(desk: Desk) -> None:
 
 
 async def test_a_run_that_ran_out_continues_when_its_budget_is_raised(desk: Desk) -> None:
-    """A refusal is no death: with a larger budget the same order id goes on (LifeOS#1176)."""
+    """A refusal is no death: with a larger budget the same order id goes on (LifeOS 1176)."""
     run = await desk.ledger.open_run("team", "run-7", 100)
     await refused(desk, 130, order(account=run))
     assert await desk.ledger.open_run("team", "run-7", 200) == run
