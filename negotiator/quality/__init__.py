@@ -1,6 +1,7 @@
 """How good and how long an answer will be: priors, a trained predictor, and what feedback taught.
 
-``Quality`` is the room; ``train`` and ``load_model`` make and read the predictor. Inference needs NumPy alone.
+``Quality`` is the room; ``train`` and ``load_model`` make and read the predictor. Inference needs NumPy alone,
+training imports SciPy when it begins.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from negotiator.quality.estimate import Estimate
 from negotiator.quality.evidence import Change, Evidence
 from negotiator.quality.explore import Explorer
 from negotiator.quality.model import Model, load_model
+from negotiator.quality.outcomes import decode_features, encode_features, read_outcomes
 from negotiator.quality.priors import Prior, Priors, bare_name, load_priors
 from negotiator.quality.room import Predictor, Quality
+from negotiator.quality.training import Evaluation, train
 
 __all__ = [
     "Change",
     "Estimate",
+    "Evaluation",
     "Evidence",
     "Explorer",
     "Model",
@@ -23,6 +27,10 @@ __all__ = [
     "Priors",
     "Quality",
     "bare_name",
+    "decode_features",
+    "encode_features",
     "load_model",
     "load_priors",
+    "read_outcomes",
+    "train",
 ]

@@ -26,8 +26,11 @@ LEAST_DOCUMENTS = 3
 LEAST_PROMPTS = 300
 """With fewer labelled prompts differences between models are not learnt: routing on them loses to the best single."""
 GRAM_SHARE, GRAM_PENALTY, GRAM_STEPS, GRAM_PARTS = 0.5, 20.0, 15, 3
+UNKNOWN_LENGTH = 250.0
+"""Tokens expected of a model none of whose answers' lengths were recorded; three times as many is its p95."""
 LATENT_POWER, HAND_WEIGHT = 0.5, 0.5
 PENALTIES = np.geomspace(3.0, 3e6, 25)
+COMPLETION_ROUNDS = 8
 _OVERSAMPLE, _POWER_STEPS = 16, 2
 
 
@@ -42,13 +45,12 @@ def fit_model(outcomes: Outcomes, *, seed: int = 0, notes: dict[str, Any] | None
     hand = np.clip((outcomes.encoded.hand - hand_mean) * hand_scale, -HAND_LIMIT, HAND_LIMIT)
     features = np.concatenate((latent, hand), axis=1).astype(np.float64)
 
-    quality = _filled(outcomes.quality)
+    quality, ridge = _completed(features, outcomes.quality)
     mean = quality.mean(axis=0)
-    ridge = _ridge(features, quality)
     share = 0.0 if few else GRAM_SHARE
     weights, shared = _grams_word(grams.matrix, quality, ridge, share, seed)
     slope, offset = _logistic(shared, quality.mean(axis=1))
-    length, factor, p95 = _length(features, outcomes.output_tokens)
+    length, *lengths = _length(features, outcomes.output_tokens)
     grid, step, unit = _quantised(np.concatenate((directions, weights), axis=1))
     return Model(
         outcomes.models,
@@ -60,8 +62,7 @@ def fit_model(outcomes: Outcomes, *, seed: int = 0, notes: dict[str, Any] | None
             (~np.isnan(outcomes.quality)).sum(axis=0),
             np.array(slope),
             np.array(offset),
-            factor,
-            p95,
+            *lengths,
         ),
         notes=notes,
     )
@@ -213,21 +214,33 @@ def _filled(values: FloatArray) -> FloatArray:
     return np.asarray(np.where(np.isnan(values), np.nanmean(values, axis=0), values), dtype=np.float64)
 
 
-def _length(features: FloatArray, tokens: FloatArray) -> tuple[Head, FloatArray, FloatArray]:
-    """Ridge on log(1 + tokens); smearing factor per model; log distance to the 95th percentile per model."""
+def _completed(features: FloatArray, values: FloatArray) -> tuple[FloatArray, _Ridge]:
+    """Outcomes with the unrecorded ones replaced by what the ridge expects of them, refined round by round."""
+    unknown = np.isnan(values)
+    filled = _filled(values)
+    ridge = _ridge(features, filled)
+    for _ in range(COMPLETION_ROUNDS if unknown.any() else 0):
+        filled = np.where(unknown, np.clip(ridge.left_out, 0.0, 1.0), values)
+        ridge = _ridge(features, filled)
+    return filled, ridge
+
+
+def _length(features: FloatArray, tokens: FloatArray) -> tuple[Head, FloatArray, FloatArray, FloatArray]:
+    """Ridge on log(1 + tokens); per model: mean, smearing factor, log distance to the 95th percentile."""
     models = tokens.shape[1]
     known = ~np.isnan(tokens).all(axis=0)
-    logs = np.zeros_like(tokens)
+    logs = np.full(tokens.shape, np.log1p(UNKNOWN_LENGTH))
     if known.any():
         logs[:, known] = _filled(np.log1p(tokens[:, known]))
     ridge = _ridge(features, logs)
-    factor, p95 = np.ones(models), np.zeros(models)
+    mean, factor, p95 = np.full(models, UNKNOWN_LENGTH), np.ones(models), np.full(models, np.log(3.0))
     for j in np.flatnonzero(known):
         seen = ~np.isnan(tokens[:, j])
         guess = ridge.left_out[seen, j]
-        factor[j] = tokens[seen, j].mean() / max(np.expm1(guess).mean(), 1e-9)
+        mean[j] = tokens[seen, j].mean()
+        factor[j] = mean[j] / max(np.expm1(guess).mean(), 1e-9)
         p95[j] = np.quantile(logs[seen, j] - guess, 0.95)
-    return _head(ridge, 0), factor, p95
+    return _head(ridge, 0), mean, factor, p95
 
 
 def _quantised(numbers: Single) -> tuple[npt.NDArray[np.int8], Single, Single]:

@@ -115,14 +115,15 @@ class Head:
 class Level:
     """What is known beside the regressions, one number per model unless said otherwise.
 
-    mean: recorded mean quality. observations: recorded answers. slope, offset: logistic through the level all models share, one number each. length_factor: mean length over mean of
-    expm1(predicted log). length_p95: log distance to the 95th percentile.
+    mean: recorded mean quality. observations: recorded answers. slope, offset: logistic through the level all models share, one number each. length_mean: mean
+    recorded length in tokens. length_factor: that over the mean of expm1(predicted log). length_p95: log distance to the 95th percentile.
     """
 
     mean: FloatArray
     observations: IntArray
     slope: FloatArray
     offset: FloatArray
+    length_mean: FloatArray
     length_factor: FloatArray
     length_p95: FloatArray
 
@@ -149,6 +150,10 @@ class Model:
     def column(self, model: str) -> int:
         """Its number of a model, -1 = not trained on."""
         return self._column.get(bare_name(model), -1)
+
+    def usual(self, column: int) -> tuple[float, float]:
+        """Mean recorded quality and length of a model: what to expect of a prompt nobody shows."""
+        return float(self.level.mean[column]), float(self.level.length_mean[column])
 
     def estimate_prompt(self, prompt: str, models: Sequence[str]) -> Estimate:
         """Arrays over ``models``; one it was not trained on raises InputInvalid (the room has priors for those)."""

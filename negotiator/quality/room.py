@@ -37,6 +37,9 @@ class Predictor(Protocol):
     def column(self, model: str) -> int:
         """Its number of a model, -1 = not trained on."""
 
+    def usual(self, column: int) -> tuple[float, float]:
+        """Mean quality and length of a model, for a prompt nobody shows."""
+
     def estimate_texts(self, texts: Sequence[str], columns: Sequence[int]) -> Estimate:
         """Prompts x models."""
 
@@ -152,10 +155,13 @@ class Quality:
     def _expected(self, model: str, text: str | None) -> tuple[float, float, float]:
         """P(acceptable) before feedback, what that belief is worth in answers, and the expected length."""
         column = -1 if self._model is None else self._model.column(model)
-        if column < 0:
+        if self._model is None or column < 0:
             prior = self._priors.of(model)
             return prior.mean, prior.answers, prior.output_tokens
-        one = self._predict(text or "")
+        if not text:
+            mean, tokens = self._model.usual(column)
+            return mean, TRAINED_ANSWERS, tokens
+        one = self._predict(text)
         return float(one.mean[column]), TRAINED_ANSWERS, float(one.output_tokens[column])
 
     def _forget(self, name: str) -> None:
