@@ -97,6 +97,8 @@ class Calls:
                 await reply.finish()
         except ProviderError as error:
             error.provider, error.model = self._provider, ticket.quote.model
+            error.detail = self._keys.masked(error.detail)
+            error.args = (error.detail,)
             if failed is not None:
                 failed(error)
             raise

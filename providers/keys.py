@@ -132,6 +132,13 @@ class KeyRing:
         """The call that took the key is over."""
         key.in_flight -= 1
 
+    def masked(self, text: str) -> str:
+        """A text with every key in it as ``***``: vendors repeat keys in their messages."""
+        for key in self._keys or ():
+            if key.secret is not None:
+                text = text.replace(key.secret.reveal(), "***")
+        return text
+
     @property
     def resting(self) -> bool:
         """Whether any key rests from anything."""

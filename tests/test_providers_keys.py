@@ -117,3 +117,11 @@ def test_a_variable_without_a_key_is_named() -> None:
     with pytest.raises(AuthFailed, match="KEY_B") as caught:
         keys_from_environment(["KEY_A", "KEY_B"], {"KEY_A": "secret", "KEY_B": " "}, "shop")
     assert "secret" not in str(caught.value)
+
+
+def test_keys_in_a_text_are_masked() -> None:
+    """Whatever text has a key in it comes out without; before any key is known there is nothing to mask."""
+    ring = KeyRing(lambda: ["key-a", "key-b"], Hands())
+    assert ring.masked("key-a") == "key-a"
+    ring.take()
+    assert ring.masked("key-a, then key-b twice: key-b") == "***, then *** twice: ***"
