@@ -5,8 +5,11 @@ Nothing is held or spent. Lines that are broken are reported and the others go o
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -14,6 +17,7 @@ import numpy as np
 from .clearing_batch import BatchBook, BatchOffer, BatchPlan, clear_batch
 from .engine_book import Job, judged
 from .errors import Reject, RejectCode, Rejected
+from .intake import DEFAULT_ACCOUNT
 from .money import format_usd
 from .order import Order
 from .plan_baselines import Baseline, baselines
@@ -117,15 +121,29 @@ _SERVED: Final = ("provider", "model", "tier", "expected_usd", "ceiling_usd", "l
 
 
 async def plan_requests(
-    engine: Engine, lines: Iterable[Any], options: PlanOptions, progress: Progress | None = None
+    engine: Engine,
+    lines: Iterable[Any],
+    options: PlanOptions,
+    progress: Progress | None = None,
+    *,
+    account: str = DEFAULT_ACCOUNT,
+    apart: Executor | None = None,
 ) -> PlannedBatch:
-    """The plan of lines in OpenAI's batch format (dicts, text, or what :mod:`plan_lines` read)."""
+    """The plan of lines in OpenAI's batch format (dicts, text, or what :mod:`plan_lines` read).
+
+    account: of lines that name none. apart: where to solve, None = here and now.
+    """
     read = lines if isinstance(lines, Iterator) else read_lines(lines)
-    return await plan_batch(engine, await read_orders(engine, read, progress), options, progress)
+    batch = await read_orders(engine, read, progress, account=account)
+    return await plan_batch(engine, batch, options, progress, apart=apart)
 
 
 async def read_orders(
-    engine: Engine, lines: Iterable[PlanLine | LineFault], progress: Progress | None = None
+    engine: Engine,
+    lines: Iterable[PlanLine | LineFault],
+    progress: Progress | None = None,
+    *,
+    account: str = DEFAULT_ACCOUNT,
 ) -> ReadBatch:
     """Room 1 for every line: orders, and what is wrong with the lines that are none."""
     batch = ReadBatch()
@@ -135,19 +153,26 @@ async def read_orders(
             continue
         request = line.request
         try:
-            order = await engine.order_for(request.body, request.terms)
+            order = await engine.order_for(request.body, request.terms, account=account)
         except Rejected as refused:
             batch.faults.append(LineFault(line.number, refused.reject.message))
             continue
         batch.orders.append(order)
         batch.ids.append(request.custom_id)
-        if progress is not None and len(batch.orders) % CHUNK == 0:
-            progress("read", len(batch.orders))
+        if len(batch.orders) % CHUNK == 0:
+            await asyncio.sleep(0)  # a server goes on serving
+            if progress is not None:
+                progress("read", len(batch.orders))
     return batch
 
 
 async def plan_batch(
-    engine: Engine, batch: ReadBatch, options: PlanOptions, progress: Progress | None = None
+    engine: Engine,
+    batch: ReadBatch,
+    options: PlanOptions,
+    progress: Progress | None = None,
+    *,
+    apart: Executor | None = None,
 ) -> PlannedBatch:
     """The cheapest feasible plan of orders that were read, its proof, and the baselines beside it."""
     rooms = engine.rooms
@@ -157,17 +182,20 @@ async def plan_batch(
     for start in range(0, max(len(batch.orders), 1), CHUNK):
         part = batch.orders[start : start + CHUNK]
         books.append(build_book(rooms, offers, part, numbers, options.usage_quantile))
+        await asyncio.sleep(0)
         if progress is not None:
             progress("priced", start + len(part))
     book = join_books(books)
     problem = await _problem(engine, book, options, numbers)
-    plan = clear_batch(
+    solve = partial(
+        clear_batch,
         problem,
         objective=options.objective,
         gap=options.gap,
         time_limit_s=options.time_limit_s,
         seed=options.seed,
     )
+    plan = solve() if apart is None else await asyncio.get_running_loop().run_in_executor(apart, solve)
     if progress is not None:
         progress("solved", len(batch.orders))
     rejects = await _rejects(engine, batch, plan)

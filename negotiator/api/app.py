@@ -13,7 +13,20 @@ import orjson
 from aiohttp import web
 
 from ..errors import InputInvalid, Reject, RejectCode, Rejected, StoreUnavailable
-from . import market, openai, ops, orders, quotes
+from . import (
+    accounts,
+    anthropic,
+    embeddings,
+    keys,
+    market,
+    openai,
+    ops,
+    orders,
+    plans,
+    quotes,
+    reports,
+    responses,
+)
 from .faults import ApiFault, fault_bytes, fault_headers
 from .openapi_document import openapi_bytes
 from .routes import HOUSE, Answer, Call, House, Route, answer_json, take_in
@@ -33,7 +46,14 @@ _MODULES: Final[tuple[ModuleType, ...]] = (
     quotes,
     orders,
     openai,
+    embeddings,
+    responses,
+    anthropic,
+    plans,
     market,
+    reports,
+    accounts,
+    keys,
     ops,
 )
 

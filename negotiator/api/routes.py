@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from ..wire import describe_invalid
 from .auth import KEYLESS, Caller, Doorman, KeyLimits
 from .faults import ApiFault
 from .keyring import KeyRing
+from .tally import Tally
 
 __all__ = [
     "HOUSE",
@@ -47,7 +49,10 @@ class House:
     doorman: Doorman
     limits: KeyLimits
     telemetry: Telemetry
+    tally: Tally
     max_body: int
+    planner: Executor | None = None
+    planning: int = 0
     draining: bool = False
     running: int = 0
     openapi: bytes = b""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..wire import PlanOptions, RequestLine, Terms, Usd
+from ..wire import PlanOptions, Terms, Usd
 
 __all__ = [
     "AccountQuery",
@@ -234,9 +234,9 @@ class FeedbackRequest(_Own):
 
 
 class PlanRequest(_Own):
-    """A batch to plan."""
+    """A batch to plan: lines in OpenAI's batch format, each with ``terms`` if it likes. Broken ones are reported."""
 
-    requests: Annotated[list[RequestLine], Field(min_length=1, max_length=1_000_000)]
+    requests: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=1_000_000)]
     options: PlanOptions = PlanOptions()
 
 

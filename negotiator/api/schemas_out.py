@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "AccountOut",
+    "AccountsOut",
     "BookOut",
     "ChatOut",
     "EmbeddingsOut",
@@ -140,6 +141,9 @@ class QuoteOut(_Exact):
     expected_usd: Dollars
     ceiling_usd: Dollars
     max_output_tokens: int
+    input_tokens: int
+    expected_output_tokens: int
+    rates: dict[str, Dollars]
     lines: list[LineOut]
     discounts: list[DiscountOut]
     latency_ms: QuantilesOut
@@ -147,6 +151,9 @@ class QuoteOut(_Exact):
     quality: QualityOut
     eligible: bool
     misses: list[MissOut]
+    tags: list[str]
+    capacity: int | None
+    valid_for_ms: int
     valid_until: Instant
 
 
@@ -197,6 +204,9 @@ class ServedOut(_Exact):
     cost_usd: Dollars
     saved_usd: Dollars
     quality: float
+    quality_sd: float
+    latency_ms: int
+    ttft_ms: int
     attempts: list[AttemptOut]
     replayed: bool
     complete: bool
@@ -321,6 +331,12 @@ class AccountOut(_Exact):
     posted_usd: Dollars
     pending_usd: Dollars
     available_usd: Dollars | None
+
+
+class AccountsOut(_Exact):
+    """Accounts in reach."""
+
+    accounts: list[AccountOut]
 
 
 class KeyOut(_Exact):

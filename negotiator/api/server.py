@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import multiprocessing
 import signal
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -24,6 +26,7 @@ from .app import ROUTES, build_app
 from .auth import Doorman, KeyLimits
 from .keyring import KeyRing
 from .routes import House, Route
+from .tally import Tally
 
 __all__ = ["Listening", "is_loopback", "open_house", "serve", "serve_until_told", "write_logs"]
 
@@ -73,12 +76,27 @@ async def open_house(engine: Engine, hosts: Sequence[str]) -> AsyncGenerator[Hou
     rooms.bus.subscribe(telemetry.note)
     ledger = rooms.ledger
     telemetry.watch_holds(lambda: ledger.unresolved, lambda: ledger.oldest_ms / 1000)
-    yield House(
+    tally = Tally(clock.now_ms())
+    rooms.bus.subscribe(tally.note)
+    planner = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield _house(engine, keys, telemetry, tally, planner, loopback)
+    finally:
+        planner.shutdown(wait=False, cancel_futures=True)
+
+
+def _house(
+    engine: Engine, keys: KeyRing, telemetry: Telemetry, tally: Tally, planner: Executor, loopback: bool
+) -> House:
+    rooms = engine.rooms
+    return House(
         engine=engine,
         keys=keys,
-        doorman=Doorman(keys, rooms.store, clock, keyless_allowed=loopback),
-        limits=KeyLimits(clock),
+        doorman=Doorman(keys, rooms.store, rooms.clock, keyless_allowed=loopback),
+        limits=KeyLimits(rooms.clock),
         telemetry=telemetry,
+        tally=tally,
+        planner=planner,
         max_body=engine.config.server.max_body,
     )
 

@@ -1,0 +1,30 @@
+"""What the translations of other APIs share: naming the place of a fault, and what a finish reason means there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .faults import ApiFault
+
+__all__ = ["objects", "only", "strange"]
+
+
+def strange(where: str, expected: str, found: object) -> ApiFault:
+    """INVALID, for something this API's translation has no word for: it is refused by name, never dropped."""
+    return ApiFault.invalid(f"{where}: expected {expected}, found {found!r}")
+
+
+def only(values: Mapping[str, Any], where: str, known: Iterable[str]) -> None:
+    """Refuse the first field of ``values`` that is not ``known`` and asks for something."""
+    taken = frozenset(known)
+    for name, value in values.items():
+        if name not in taken and value is not None:
+            raise strange(f"{where}.{name}", f"one of {', '.join(sorted(taken))}", name)
+
+
+def objects(values: Any, where: str) -> list[Mapping[str, Any]]:
+    """A list of objects. Raises ApiFault."""
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise ApiFault.invalid(f"{where}: expected a list of objects, found something else")
+    return values
