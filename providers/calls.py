@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from .assembly import MessageBuilder
 from .dialect import Call, Dialect, Hear, Reader, Want, least_left
+from .embeddings import as_asked
 from .errors import (
     AuthFailed,
     MalformedAnswer,
@@ -78,6 +79,8 @@ class Calls:
             key, reply = await self._send(ticket, want, time)
             if not want.stream:
                 last = self._dialect.answer(await reply.body())
+                if "messages" not in ticket.body:
+                    last = as_asked(last, ticket.body)
             else:
                 reader, events = self._dialect.reader(), EventReader()
                 while not reader.done:

@@ -33,6 +33,7 @@ _TAKES: Final = (
     | set(_CONFIG)
     | {
         "dimensions",
+        "encoding_format",
         "input",
         "messages",
         "reasoning_effort",
@@ -104,6 +105,8 @@ def _unsupported(body: Mapping[str, Any]) -> Iterator[str]:
     for name, value in body.items():
         if name not in _TAKES and not (is_neutral(name, value) or (name == "parallel_tool_calls" and value)):
             yield name
+    if body.get("encoding_format") not in (None, "base64", "float"):
+        yield f"encoding_format {body['encoding_format']}"
     kind = (body.get("response_format") or {}).get("type", "text")
     if kind not in ("json_object", "json_schema", "text"):
         yield f"response_format {kind}"
