@@ -55,7 +55,7 @@ class EmbeddedStore:
         self._clock = clock
         self._rows: list[Row] = []
         self._waiting: list[asyncio.Future[None]] = []
-        self._scheduled = False
+        self._flush_on: asyncio.AbstractEventLoop | None = None
         self._fault = ""
         self._rates = MemoryRates()
         self._recount = Recount()
@@ -177,6 +177,11 @@ class EmbeddedStore:
             self._revive()
             self._file.tend(self._book, now_ms, now_ms - DAY_MS, TEND_LIMIT)
         self._let_go()
+        over = [
+            key for key, (_, until_ms) in self._shared.items() if until_ms is not None and until_ms <= now_ms
+        ]
+        for key in over:
+            del self._shared[key]
         return settlements
 
     async def audit(self, *, archived: bool = False) -> Sequence[str]:
@@ -263,22 +268,23 @@ class EmbeddedStore:
         self._schedule()
 
     def _schedule(self) -> None:
-        if not self._scheduled and self._file is not None:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
+        loop = asyncio.get_running_loop()
+        if self._flush_on is not loop and self._file is not None:
+            self._flush_on = loop
+            loop.call_soon(self._flush)
 
     async def _committed(self) -> None:
         """Wait for the commit of this turn, if there will be one."""
-        if self._scheduled:
-            waiter = asyncio.get_running_loop().create_future()
+        if self._flush_on is not None:
+            waiter = self._flush_on.create_future()
             self._waiting.append(waiter)
             await waiter
 
     def _flush(self) -> None:
         """Commit what this turn decided and let its callers go on."""
-        if self._file is None or not self._scheduled:
+        if self._file is None or self._flush_on is None:
             return
-        self._scheduled = False
+        self._flush_on = None
         rows, waiting, fault = self._rows[:], self._waiting[:], ""
         self._rows.clear()
         self._waiting.clear()
