@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from providers.terms import PriceLine, Quantiles, Usage
+from providers.terms import PriceLine, Quantiles, Rates, Usage
 
 from .errors import CounterOffer, Reject
 from .money import format_usd
@@ -24,6 +24,7 @@ __all__ = [
     "counter_offer_out",
     "instant_out",
     "loss_out",
+    "rates_out",
     "reject_out",
     "reservation_out",
     "settlement_out",
@@ -73,6 +74,9 @@ def candidate_out(candidate: Candidate) -> dict[str, Any]:
         "expected_usd": format_usd(candidate.expected_nusd),
         "ceiling_usd": format_usd(candidate.ceiling_nusd),
         "max_output_tokens": candidate.max_output_tokens,
+        "input_tokens": quote.input_tokens,
+        "expected_output_tokens": quote.expected_output_tokens,
+        "rates": rates_out(quote.rates),
         "lines": [_line_out(line) for line in quote.lines],
         "discounts": [
             {
@@ -91,7 +95,22 @@ def candidate_out(candidate: Candidate) -> dict[str, Any]:
         },
         "eligible": candidate.eligible,
         "misses": [_miss_out(miss) for miss in candidate.misses],
+        "tags": sorted(quote.tags),
+        "capacity": quote.capacity,
+        "valid_for_ms": quote.valid_for_ms,
         "valid_until": instant_out(candidate.valid_until_ms),
+    }
+
+
+def rates_out(rates: Rates) -> dict[str, str]:
+    """What the token classes cost, US dollars per million tokens, and the call itself."""
+    return {
+        "input_usd_per_million": format_usd(rates.input_nusd_per_mtok),
+        "cache_read_usd_per_million": format_usd(rates.cache_read_nusd_per_mtok),
+        "cache_write_usd_per_million": format_usd(rates.cache_write_nusd_per_mtok),
+        "cache_write_1h_usd_per_million": format_usd(rates.cache_write_1h_nusd_per_mtok),
+        "output_usd_per_million": format_usd(rates.output_nusd_per_mtok),
+        "request_usd": format_usd(rates.request_nusd),
     }
 
 
@@ -184,6 +203,9 @@ def completion_out(completion: Completion) -> dict[str, Any]:
         "cost_usd": format_usd(completion.cost_nusd),
         "saved_usd": format_usd(completion.saved_nusd),
         "quality": round(completion.quality.mean, 4),
+        "quality_sd": round(completion.quality.sd, 4),
+        "latency_ms": completion.latency_ms,
+        "ttft_ms": completion.ttft_ms,
         "attempts": [attempt_out(attempt) for attempt in completion.attempts],
         "replayed": completion.replayed,
         "complete": completion.complete,
