@@ -72,6 +72,7 @@ class Calls:
         begun_s, first_s = time(), None
         key: Key | None = None
         reply: Reply | None = None
+        whole = False
         seen: list[Mapping[str, Any]] = []
         try:
             if name := self._dialect.unsupported(ticket.body):
@@ -94,6 +95,7 @@ class Calls:
                         break
                 last = reader.last()
             last = _counted(last, seen, ticket, offer)
+            whole = True
             done(last, None if first_s is None else (first_s - begun_s) * 1000, (time() - begun_s) * 1000)
             yield last
             if want.stream:
@@ -106,6 +108,8 @@ class Calls:
                 failed(error)
             raise
         except SHAPES as error:
+            if whole:  # not the seller's: what learns from its answers is ours
+                raise
             raise self._misshapen(error, ticket, answered=reply is not None) from error
         finally:
             if reply is not None:
