@@ -286,7 +286,8 @@ class Ledger:
                 released_nusd=reservation.hold_nusd,
                 already=True,
             )
-            self._tell("ledger.forgotten", **_facts(settlement))
+            billed_nusd = (deferred.posted_nusd or 0) + deferred.house_nusd
+            self._tell("ledger.forgotten", billed_nusd=billed_nusd, **_facts(settlement))
         if settlement.house_nusd and not settlement.already:
             self._tell("ledger.overbilled", **_facts(settlement))
         if settlement.suspense_nusd:

@@ -330,6 +330,18 @@ async def test_what_was_relayed_is_owed_when_the_worker_dies(desk: Desk) -> None
     assert [facts["posted_nusd"] for facts in desk.told("ledger.lapsed")] == [30, 200]
 
 
+async def test_a_bill_on_a_hold_that_the_store_forgot_is_told(desk: Desk) -> None:
+    """A day later nobody knows the hold: nothing is booked, and an alarm says how much was billed."""
+    reservation = await held(desk, 100)
+    desk.clock.ms += HOLD_MS
+    await desk.ledger.sweep()
+    desk.clock.ms += 86_400_001
+    await desk.ledger.sweep()
+    settlement = await desk.ledger.settle(reservation, 80)
+    assert (settlement.state, settlement.already, settlement.posted_nusd) == (HoldState.EXPIRED, True, 0)
+    assert [facts["billed_nusd"] for facts in desk.told("ledger.forgotten")] == [80]
+
+
 # A store that is away
 
 
