@@ -41,8 +41,8 @@ ROOMS: Final = {
 """Room -> modules or subpackages of ``negotiator`` that it is made of, by name or by ``name_`` as prefix."""
 
 UPPER_FLOORS: Final = {
-    3: ("engine", "market_maker", "plan", "planner", "planning"),
-    4: ("api", "batches", "report"),
+    3: ("engine", "market_maker", "plan", "planner", "planning", "batches", "batch"),
+    4: ("api", "report"),
     5: ("cli", "client", "demo", "__init__", "__main__"),
 }
 """Floors above the rooms (2). What is named nowhere is a word (1) and imports no room."""
