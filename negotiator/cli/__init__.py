@@ -16,6 +16,7 @@ __all__ = ["COMMANDS", "group", "main"]
 COMMANDS: Final = {
     "accounts": "budgets: list, show, create, deposit, audit",
     "advise": "does routing pay for the traffic in a log?",
+    "agent": "sell one seller to other markets, over the quote protocol",
     "demo": "a market of simulated sellers, in half a minute",
     "doctor": "find what is wrong here, and say the fix",
     "keys": "access keys: create, list, remove",
