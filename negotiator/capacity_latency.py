@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,7 +42,7 @@ class Spread:
 
 def size_class(output_tokens: int) -> int:
     """0 to 4: answers of up to 64, 256, 1,024, 4,096 tokens, and longer ones."""
-    return sum(output_tokens > size for size in _SIZES)
+    return bisect_left(_SIZES, output_tokens)
 
 
 class Sketch:
