@@ -13,7 +13,7 @@ from openapi_pydantic.util import PydanticSchema, construct_open_api_with_schema
 from pydantic import BaseModel
 
 from .routes import JSON_TYPE, Route
-from .schemas_out import ErrorOut, MessageErrorOut
+from .schemas_words import ErrorOut, MessageErrorOut
 
 __all__ = ["openapi_bytes"]
 

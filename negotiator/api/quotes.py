@@ -11,7 +11,7 @@ from .buying import HOUSE_FIELDS, order_of, terms_of
 from .faults import ApiFault
 from .routes import Answer, Call, route
 from .schemas import QuoteRequest
-from .schemas_out import BookOut
+from .schemas_words import BookOut
 
 __all__ = ["create_quotes", "joined_terms"]
 

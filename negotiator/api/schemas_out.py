@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from .schemas_words import AttemptOut, Dollars, Exact, Instant, Open, QuoteOut, RejectOut, ServedOut
 
 __all__ = [
     "AccountOut",
     "AccountsOut",
-    "BookOut",
     "ChatOut",
     "EmbeddingsOut",
-    "ErrorOut",
     "FeedbackOut",
     "HealthOut",
     "HistoryOut",
@@ -20,199 +18,19 @@ __all__ = [
     "KeyOut",
     "KeysOut",
     "MarketOut",
-    "MessageErrorOut",
     "MessageOut",
+    "ModelEntry",
     "ModelsOut",
     "PlanOut",
     "ReportOut",
+    "ReservationOut",
     "ReservedOut",
     "ResponseOut",
     "SettlementOut",
 ]
 
-Dollars = Annotated[str, Field(pattern=r"^-?\d+(\.\d{1,9})?$", description="US dollars, exact")]
-Instant = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
-
-class _Exact(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class _Open(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-
-class CounterOfferOut(_Exact):
-    """The nearest order that would be served now: what to change, and what it would cost."""
-
-    terms: dict[str, Any]
-    quote_id: str
-    provider: str
-    model: str
-    expected_usd: Dollars
-    ceiling_usd: Dollars
-    valid_until: Instant
-
-
-class RejectOut(_Exact):
-    """The market's no."""
-
-    code: int
-    name: str
-    message: str
-    facts: dict[str, Any]
-    counter_offers: list[CounterOfferOut]
-    retry_after_ms: int | None
-
-
-class Fault(_Exact):
-    """What was refused, and why."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str
-    reject: RejectOut | None
-
-
-class ErrorOut(_Exact):
-    """Every error but those of ``/v1/messages``."""
-
-    error: Fault
-
-
-class MessageErrorOut(_Exact):
-    """An error in Anthropic's shape."""
-
-    type: Literal["error"]
-    error: Fault
-    request_id: str
-
-
-class LineOut(_Exact):
-    """A price line."""
-
-    kind: Literal["input", "cache_read", "cache_write", "output", "request"]
-    tokens: int
-    usd_per_million: Dollars
-    usd: Dollars
-
-
-class DiscountOut(_Exact):
-    """What is saved against the list price, and on what evidence."""
-
-    kind: str
-    saves_usd: Dollars
-    basis: str
-
-
-class QuantilesOut(_Exact):
-    """Milliseconds."""
-
-    p50: int
-    p95: int
-
-
-class QualityOut(_Exact):
-    """The probability that the answer is acceptable, as the house estimates it."""
-
-    mean: float
-    sd: float
-    observations: int
-
-
-class MissOut(_Exact):
-    """A term the quote does not meet."""
-
-    term: str
-    asked: Any
-    offered: Any
-    loss: str
-
-
-class QuoteOut(_Exact):
-    """A seller's offer with the house's judgement."""
-
-    quote_id: str
-    provider: str
-    model: str
-    tier: str
-    firm: bool
-    expected_usd: Dollars
-    ceiling_usd: Dollars
-    max_output_tokens: int
-    input_tokens: int
-    expected_output_tokens: int
-    rates: dict[str, Dollars]
-    lines: list[LineOut]
-    discounts: list[DiscountOut]
-    latency_ms: QuantilesOut
-    ttft_ms: QuantilesOut
-    quality: QualityOut
-    eligible: bool
-    misses: list[MissOut]
-    tags: list[str]
-    capacity: int | None
-    valid_for_ms: int
-    valid_until: Instant
-
-
-class DeclineOut(_Exact):
-    """A seller's no."""
-
-    provider: str
-    model: str
-    code: str
-    name: str
-    detail: str
-
-
-class BookOut(_Exact):
-    """All quotes, ranked; ``best`` is a quote_id, or null with ``reject`` saying why."""
-
-    rfq_id: str
-    quotes: list[QuoteOut]
-    declines: list[DeclineOut]
-    best: str | None
-    reject: RejectOut | None
-
-
-class AttemptOut(_Exact):
-    """One call to one seller."""
-
-    number: int
-    provider: str
-    model: str
-    tier: str
-    quote_id: str
-    outcome: str
-    billed_usd: Dollars
-    latency_ms: int
-    detail: str
-
-
-class ServedOut(_Exact):
-    """How an order was served, and what it cost."""
-
-    order_id: str
-    quote_id: str
-    provider: str
-    model: str
-    tier: str
-    expected_usd: Dollars
-    ceiling_usd: Dollars
-    cost_usd: Dollars
-    saved_usd: Dollars
-    quality: float
-    quality_sd: float
-    latency_ms: int
-    ttft_ms: int
-    attempts: list[AttemptOut]
-    replayed: bool
-    complete: bool
-
-
-class ChatOut(_Open):
+class ChatOut(Open):
     """OpenAI's chat completion."""
 
     id: str
@@ -222,7 +40,7 @@ class ChatOut(_Open):
     negotiator: ServedOut
 
 
-class EmbeddingsOut(_Open):
+class EmbeddingsOut(Open):
     """OpenAI's embeddings."""
 
     object: Literal["list"]
@@ -232,7 +50,7 @@ class EmbeddingsOut(_Open):
     negotiator: ServedOut
 
 
-class ResponseOut(_Open):
+class ResponseOut(Open):
     """OpenAI's response."""
 
     id: str
@@ -243,7 +61,7 @@ class ResponseOut(_Open):
     negotiator: ServedOut
 
 
-class MessageOut(_Open):
+class MessageOut(Open):
     """Anthropic's message."""
 
     id: str
@@ -255,7 +73,7 @@ class MessageOut(_Open):
     negotiator: ServedOut
 
 
-class ReservationOut(_Exact):
+class ReservationOut(Exact):
     """A hold."""
 
     reservation_id: str
@@ -266,14 +84,14 @@ class ReservationOut(_Exact):
     state: Literal["pending", "in_doubt", "posted", "voided", "expired"]
 
 
-class ReservedOut(_Exact):
+class ReservedOut(Exact):
     """A hold for a call that the buyer makes itself."""
 
     reservation: ReservationOut
     quote: QuoteOut
 
 
-class SettlementOut(_Exact):
+class SettlementOut(Exact):
     """How a hold resolved; ``already``: it had before."""
 
     reservation_id: str
@@ -286,7 +104,7 @@ class SettlementOut(_Exact):
     already: bool
 
 
-class HistoryOut(_Open):
+class HistoryOut(Open):
     """State and history of an order."""
 
     order_id: str
@@ -301,7 +119,7 @@ class HistoryOut(_Open):
     reject: RejectOut | None
 
 
-class ModelEntry(_Open):
+class ModelEntry(Open):
     """One model of one seller."""
 
     id: str
@@ -311,14 +129,14 @@ class ModelEntry(_Open):
     negotiator: dict[str, Any]
 
 
-class ModelsOut(_Exact):
+class ModelsOut(Exact):
     """OpenAI's list of models."""
 
     object: Literal["list"]
     data: list[ModelEntry]
 
 
-class AccountOut(_Exact):
+class AccountOut(Exact):
     """An account and where it stands in its period."""
 
     account: str
@@ -333,13 +151,13 @@ class AccountOut(_Exact):
     available_usd: Dollars | None
 
 
-class AccountsOut(_Exact):
+class AccountsOut(Exact):
     """Accounts in reach."""
 
     accounts: list[AccountOut]
 
 
-class KeyOut(_Exact):
+class KeyOut(Exact):
     """A key without its secret."""
 
     key_id: str
@@ -362,13 +180,13 @@ class KeyMadeOut(KeyOut):
     key: str
 
 
-class KeysOut(_Exact):
+class KeysOut(Exact):
     """Keys in the caller's reach."""
 
     keys: list[KeyOut]
 
 
-class FeedbackOut(_Exact):
+class FeedbackOut(Exact):
     """What was learnt from."""
 
     order_id: str
@@ -376,14 +194,14 @@ class FeedbackOut(_Exact):
     model: str
 
 
-class PlanOut(_Exact):
+class PlanOut(Exact):
     """A plan: its summary, and one line per request."""
 
     summary: dict[str, Any]
     lines: list[dict[str, Any]]
 
 
-class MarketOut(_Exact):
+class MarketOut(Exact):
     """Every offer now, and what is left of every limit."""
 
     at: Instant
@@ -391,7 +209,7 @@ class MarketOut(_Exact):
     limits: list[dict[str, Any]]
 
 
-class ReportOut(_Open):
+class ReportOut(Open):
     """Spend and savings."""
 
     since: Instant
@@ -401,7 +219,7 @@ class ReportOut(_Open):
     saved_usd: Dollars
 
 
-class HealthOut(_Open):
+class HealthOut(Open):
     """Whether it lives, or serves."""
 
     status: str

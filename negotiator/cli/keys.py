@@ -22,7 +22,7 @@ from providers.clock import SystemClock
 from .market import config_option, json_option, ledger_url, store_option
 from .terminal import console, note, print_json, table
 
-__all__ = ["command"]
+__all__ = ["command", "create", "list_keys", "remove"]
 
 T = TypeVar("T")
 
