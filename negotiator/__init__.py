@@ -10,13 +10,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from negotiator.client import AsyncClient, Client
     from negotiator.engine import Engine
     from negotiator.errors import Reject, Rejected
     from negotiator.wire import Terms
 
-__all__ = ["Engine", "Reject", "Rejected", "Terms"]
+__all__ = ["AsyncClient", "Client", "Engine", "Reject", "Rejected", "Terms"]
 
-_HOME = {"Engine": "engine", "Reject": "errors", "Rejected": "errors", "Terms": "wire"}
+_HOME = {
+    "AsyncClient": "client",
+    "Client": "client",
+    "Engine": "engine",
+    "Reject": "errors",
+    "Rejected": "errors",
+    "Terms": "wire",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from .acceptance import acceptable
 from .engine_corridor import Corridor
 from .engine_delivery import Check
 from .errors import InputInvalid, Rejected
@@ -51,8 +53,9 @@ class Engine(Corridor):
         **body: Any,
     ) -> Completion:
         """The answer, bought. Raises Rejected. ``check`` judges a cheap answer of policy ``two_tier``."""
-        order = await self.order_for({"messages": _messages(messages), **body}, terms)
-        return await self.buy(order, quote_id=quote_id, check=check)
+        with acceptable(partial(self.complete, messages, check=check, **body), terms):
+            order = await self.order_for({"messages": _messages(messages), **body}, terms)
+            return await self.buy(order, quote_id=quote_id, check=check)
 
     async def stream(
         self,
@@ -63,8 +66,9 @@ class Engine(Corridor):
         **body: Any,
     ) -> AsyncGenerator[Chunk]:
         """The answer as it comes; the last chunk has the completion. Raises Rejected; closing it hangs up."""
-        order = await self.order_for({"messages": _messages(messages), **body}, terms, stream=True)
-        delivery = await self.submit(order, quote_id=quote_id)
+        with acceptable(partial(self.stream, messages, **body), terms):
+            order = await self.order_for({"messages": _messages(messages), **body}, terms, stream=True)
+            delivery = await self.submit(order, quote_id=quote_id)
         if isinstance(delivery, Completion):
             yield Chunk(delta=delivery.message, finish_reason=delivery.finish_reason, completion=delivery)
             return

@@ -160,6 +160,9 @@ class Corridor:
             raise self._refused(job, seen)
         book = await ask(rooms, job) if quote_id is None else shown(rooms, job, quote_id)
         if book.reject is not None:
+            if quote_id is None and book.reject.counter_offers and job.rfq is not None:
+                # Whoever takes a counter-offer comes back with its quote.
+                rooms.shelf.put(order, book, job.rfq)
             raise self._refused(job, book.reject)
         quoted_s = time()
         choice = self._clear(order, book.eligible, grant)

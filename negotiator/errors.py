@@ -4,6 +4,8 @@
 
     NegotiatorError
     ├── Rejected            the house said no: a coded Reject with facts and counter-offers
+    ├── ServerRefused       a server answered with an error that is no reject: its key, scope, path or size rules
+    ├── ServerUnreachable   a server did not answer, not in time, or not as a house does
     ├── InputInvalid        what the user gave is not what the command or call takes
     │   └── ConfigInvalid   ... in a configuration: names file and line
     └── StoreError
@@ -17,7 +19,7 @@ Failures of sellers are :mod:`providers.errors`; a bug is an assertion.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
@@ -31,6 +33,8 @@ __all__ = [
     "Reject",
     "RejectCode",
     "Rejected",
+    "ServerRefused",
+    "ServerUnreachable",
     "StoreError",
     "StoreLocked",
     "StoreUnavailable",
@@ -162,11 +166,42 @@ class NegotiatorError(Exception):
 
 
 class Rejected(NegotiatorError):
-    """The house said no; ``reject`` says why."""
+    """The house said no; ``reject`` says why.
+
+    again: the refused call once more, as a counter-offer says; whoever refused it sets it.
+    """
 
     def __init__(self, reject: Reject) -> None:
         super().__init__(f"{reject.code.name}: {reject.message}")
         self.reject = reject
+        self.again: Callable[[CounterOffer], Any] | None = None
+
+    def accept(self, number: int = 0) -> Any:
+        """Take a counter-offer: the refused call once more, under its terms and at its quote.
+
+        Gives what that call gives, to be awaited or iterated as it was. Raises InputInvalid where there is no such
+        offer.
+        """
+        offers = self.reject.counter_offers
+        if self.again is None or not 0 <= number < len(offers):
+            raise InputInvalid(
+                f"number: expected one of {len(offers)} counter-offers from 0, found {number!r}"
+            )
+        return self.again(offers[number])
+
+
+class ServerRefused(NegotiatorError):
+    """A server answered with an error that is no reject. code: its NAME; param: the field it is about."""
+
+    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(f"{status} {code}: {message}")
+        self.status = status
+        self.code = code
+        self.param = param
+
+
+class ServerUnreachable(NegotiatorError):
+    """A server did not answer, not in time, or not as a house does; the message says which."""
 
 
 class InputInvalid(NegotiatorError):
