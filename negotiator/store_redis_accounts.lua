@@ -72,13 +72,16 @@ function verbs.standing()
   for i = 4, #KEYS do
     sums[#sums + 1] = redis.call('HMGET', KEYS[i], 'id', 'posted', 'pending', 'deposits', 'spent')
   end
-  return { redis.call('GET', KEYS[3]), redis.call('XRANGE', KEYS[1], '-', '+'), sums }
+  return { redis.call('HGET', KEYS[3], 'body'), redis.call('XRANGE', KEYS[1], '-', '+'), sums }
 end
 
--- KEYS: 1 rows, 2 base. ARGV: 5 the last row that is safe elsewhere, 6 how the accounts stood after it
+-- KEYS: 1 rows, 2 base. ARGV: 5 the last row that is safe elsewhere, 6 how the accounts stood after it.
+-- One that comes late, behind another archiver, changes nothing.
 function verbs.trim()
-  redis.call('SET', KEYS[2], ARGV[6])
-  return redis.call('XTRIM', KEYS[1], 'MINID', text(tonumber(ARGV[5]) + 1))
+  local seq = tonumber(ARGV[5])
+  if seq <= tonumber(redis.call('HGET', KEYS[2], 'seq') or '0') then return 0 end
+  redis.call('HSET', KEYS[2], 'seq', ARGV[5], 'body', ARGV[6])
+  return redis.call('XTRIM', KEYS[1], 'MINID', text(seq + 1))
 end
 
 return verbs[ARGV[1]]()

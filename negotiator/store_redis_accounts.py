@@ -121,7 +121,8 @@ class AccountDirectory:
             balance_of(account, fields, now_ms)
             for account, fields in zip(line.accounts, await asyncio.gather(*asked), strict=True)
         ]
-        return tuple(balance for balance in found if balance is not None)
+        whole = tuple(balance for balance in found if balance is not None)
+        return whole if len(whole) == len(line.accounts) else ()
 
     async def _house(self, account_id: str, now_ms: int) -> tuple[Balance, ...]:
         """The house has an account in every tree."""

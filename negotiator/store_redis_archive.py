@@ -53,7 +53,7 @@ class StreamArchive:
         return sum([await self._move(tree) for tree in trees])
 
     async def _move(self, tree: Tree) -> int:
-        base = await self._link.call(tree.base, "GET", tree.base)
+        base = await self._link.call(tree.base, "HGET", tree.base, "body")
         count = Recount(None if base is None else orjson.loads(base))
         after = f"({count.seq}-0"
         entries = await self._link.call(tree.rows, "XRANGE", tree.rows, after, "+", "COUNT", BATCH_ROWS)

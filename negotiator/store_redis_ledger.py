@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
 
@@ -63,19 +63,27 @@ class RedisLedger:
 
     async def reserve(self, hold: Hold, now_ms: int) -> Reservation | OrderRecord | Shortfall:
         """Claim the order id and hold the money on account and ancestors, or change nothing."""
-        for _ in range(RESERVE_TRIES):
-            line = await self._directory.line(hold.account)
-            if line is None:
-                break
-            outcome = await self._try_reserve(hold, line, now_ms)
-            if outcome is not None:
-                return outcome
-        return Shortfall(account=hold.account, needed_nusd=hold.hold_nusd, balance=None)
+        unknown = Shortfall(account=hold.account, needed_nusd=hold.hold_nusd, balance=None)
+        line = await self._directory.line(hold.account)
+        for fresh in (False, True):
+            for _ in range(RESERVE_TRIES):
+                if line is None:
+                    return unknown
+                outcome = await self._try_reserve(hold, line, now_ms)
+                if not isinstance(outcome, str):
+                    return outcome
+                if outcome == "stale":
+                    break
+            else:
+                raise StoreUnavailable(f"order {hold.order_id!r} changed whenever it was looked at")
+            if not fresh:
+                line = await self._directory.line(hold.account, fresh=True)
+        return unknown
 
     async def _try_reserve(
         self, hold: Hold, line: Line, now_ms: int
-    ) -> Reservation | OrderRecord | Shortfall | None:
-        """One attempt; None = what stood in the way is gone, or the line was out of date."""
+    ) -> Reservation | OrderRecord | Shortfall | Literal["freed", "stale"]:
+        """One attempt. freed: what had the order id is gone; stale: the line is not the account's."""
         reservation_id = f"{hold.reservation_id}.{line.tree.tag}"
         answer = run(
             self._link,
@@ -107,11 +115,10 @@ class RedisLedger:
         if verdict == b"taken":
             record = await self._peek(reply[1].decode(), now_ms)
             if record is None or HoldState(record[7].decode()) in _FREE:
-                return None
+                return "freed"
             return order_of(record[2:])
         assert verdict == b"stale", reply
-        await self._directory.line(hold.account, fresh=True)
-        return None
+        return "stale"
 
     async def begin(self, reservation_id: str, now_ms: int, in_doubt_ms: int) -> None:
         """A call is about to reach a seller."""

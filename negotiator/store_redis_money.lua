@@ -31,7 +31,7 @@ local function resolve(state, kind, posted)
   end
   redis.call('HINCRBY', LEAF, 'spent', posted)
   redis.call('HSET', HOLD, 'state', state, 'posted', posted)
-  redis.call('PEXPIRE', HOLD, KEEP_MS)
+  redis.call('PEXPIRE', HOLD, KEEP_MS + 60000) -- never gone before the order that names it
   redis.call('ZREM', DUE, is[2])
   local order = is[2]
   if state ~= 'posted' then order = '-' .. order end

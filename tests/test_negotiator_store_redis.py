@@ -122,6 +122,34 @@ async def test_memory_does_not_grow_with_traffic(store: RedisStore, server_url: 
     assert not await store.audit()
 
 
+async def test_two_archivers_at_once_lose_no_row(store: RedisStore, server_url: str, tmp_path: Path) -> None:
+    """A worker that lost its lead and does not know it moves the same rows: each is archived, none is gone."""
+    other = await RedisStore.open(server_url, rows=tmp_path, rng=random.Random(9))
+    for start in range(0, 600, 100):
+        await asyncio.gather(*(serve(store, number) for number in range(start, start + 100)))
+        trees = await store._directory.trees()
+        await asyncio.gather(store._archive.run(trees), other._archive.run(trees))
+        assert not await store.audit()
+    archived = [row.seq for row in RowArchive(tmp_path / trees[0].tag).read()]
+    assert archived == list(range(1, 2 + 3 * 600 + 1))
+    await other.aclose()
+
+
+async def test_an_account_that_was_claimed_and_never_made_is_unknown(
+    store: RedisStore, server_url: str
+) -> None:
+    """A crash between the directory and the tree leaves a name without an account; putting it again heals it."""
+    with raw(server_url) as client:
+        client.hset("negotiator:{accounts}:lines", "half", '["half","org"]')
+    half = Account(account_id="half", parent="org")
+    assert await store.balances("half", T0) == ()
+    outcome = await store.reserve(hold(1, account="half"), T0)
+    assert isinstance(outcome, Shortfall)
+    assert outcome.balance is None
+    await store.put_account(half)
+    assert isinstance(await store.reserve(hold(1, account="half"), T0), Reservation)
+
+
 async def test_rows_that_do_not_fit_stay_as_evidence(
     store: RedisStore, server_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
