@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ MAX_FILE_BYTES: Final = 64 * 2**20
 
 
 class RowArchive:
-    """The files ``rows-000001.jsonl`` and on in one directory; only one process may append."""
+    """The files ``rows-000001.jsonl`` and on in one directory; a second process that appends does no harm."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -34,14 +35,19 @@ class RowArchive:
         return self._last_seq
 
     def append(self, rows: Sequence[Row]) -> None:
-        """Write rows that follow :attr:`last_seq` and wait until the disk has them; older ones are skipped."""
+        """Write rows that follow :attr:`last_seq` and wait until the disk has them; older ones are skipped.
+
+        Raises OSError; what was cut off is mended at the next use.
+        """
         fresh = [row for row in rows if row.seq > self.last_seq]
         if not fresh:
             return
         self._directory.mkdir(parents=True, exist_ok=True)
-        with self._current().open("ab") as file:
-            file.writelines(orjson.dumps(list(row)) + b"\n" for row in fresh)
-            file.flush()
+        data = b"".join(orjson.dumps(list(row)) + b"\n" for row in fresh)
+        self._last_seq = None
+        with self._current().open("ab", buffering=0) as file:
+            if file.write(data) != len(data):  # one write: never mixed with another process's
+                raise OSError(errno.ENOSPC, "the rows were cut off")
             os.fsync(file.fileno())
         self._last_seq = fresh[-1].seq
 
