@@ -18,7 +18,7 @@ from .store_redis_ledger import RedisLedger
 from .store_redis_link import Link
 from .store_redis_rates import RedisRates, RedisValues
 
-__all__ = ["RedisStore"]
+__all__ = ["TIMEOUT_S", "RedisStore"]
 
 TIMEOUT_S: Final = 2.0
 """The longest a command may wait, and again the longest it may take."""

@@ -38,7 +38,7 @@ def command() -> None:
 @config_option
 @store_option
 @json_option
-def list_accounts(config_path: Path | None, store: str | None, as_json: bool) -> None:
+def _list(config_path: Path | None, store: str | None, as_json: bool) -> None:
     """All accounts and where they stand.
 
     Example: negotiator accounts list --json
@@ -55,12 +55,12 @@ def list_accounts(config_path: Path | None, store: str | None, as_json: bool) ->
         _print(balances)
 
 
-@command.command()
+@command.command("show")
 @click.argument("account_id", metavar="ID")
 @config_option
 @store_option
 @json_option
-def show(account_id: str, config_path: Path | None, store: str | None, as_json: bool) -> None:
+def _show(account_id: str, config_path: Path | None, store: str | None, as_json: bool) -> None:
     """One account, then its ancestors: a hold draws on all of them.
 
     Example: negotiator accounts show team
@@ -69,7 +69,7 @@ def show(account_id: str, config_path: Path | None, store: str | None, as_json: 
     async def work(opened: Store, now_ms: int) -> tuple[Balance, ...]:
         return await _line(opened, account_id, now_ms)
 
-    _show(_with_store(config_path, store, work), as_json)
+    _answer(_with_store(config_path, store, work), as_json)
 
 
 def _terms(function: Callable[..., None]) -> Callable[..., None]:
@@ -84,14 +84,14 @@ def _terms(function: Callable[..., None]) -> Callable[..., None]:
     return budget(period(default(function)))
 
 
-@command.command()
+@command.command("create")
 @click.argument("account_id", metavar="ID")
 @click.option("--parent", help="Whose part it is; every hold draws on the parent too. It never changes.")
 @_terms
 @config_option
 @store_option
 @json_option
-def create(
+def _create(
     account_id: str,
     parent: str | None,
     config_path: Path | None,
@@ -110,7 +110,7 @@ def create(
         await opened.put_account(_changed(Account(account_id=account_id, parent=parent), **terms))
         return (await opened.balances(account_id, now_ms))[0]
 
-    _show([_with_store(config_path, store, work)], as_json)
+    _answer([_with_store(config_path, store, work)], as_json)
 
 
 @command.command("set")
@@ -119,7 +119,7 @@ def create(
 @config_option
 @store_option
 @json_option
-def set_account(
+def _set(
     account_id: str, config_path: Path | None, store: str | None, as_json: bool, **terms: str | None
 ) -> None:
     """Change what an account may spend; what is not named stays. A changed period starts with nothing posted.
@@ -132,10 +132,10 @@ def set_account(
         await opened.put_account(_changed(before.account, **terms))
         return (await opened.balances(account_id, now_ms))[0]
 
-    _show([_with_store(config_path, store, work)], as_json)
+    _answer([_with_store(config_path, store, work)], as_json)
 
 
-@command.command()
+@command.command("deposit")
 @click.argument("account_id", metavar="ID")
 @click.argument("usd")
 @click.option(
@@ -144,7 +144,7 @@ def set_account(
 @config_option
 @store_option
 @json_option
-def deposit(
+def _deposit(
     account_id: str, usd: str, reference: str, config_path: Path | None, store: str | None, as_json: bool
 ) -> None:
     """Raise the budget of an account that has one; a correction has a minus sign (`-- ID -5`).
@@ -157,14 +157,14 @@ def deposit(
     async def work(opened: Store, now_ms: int) -> Balance:
         return await opened.deposit(account_id, nusd, reference, now_ms)
 
-    _show([_with_store(config_path, store, work)], as_json)
+    _answer([_with_store(config_path, store, work)], as_json)
 
 
-@command.command()
+@command.command("audit")
 @config_option
 @store_option
 @json_option
-def audit(config_path: Path | None, store: str | None, as_json: bool) -> None:
+def _audit(config_path: Path | None, store: str | None, as_json: bool) -> None:
     """Recount every balance from its rows; exit 1 names the first row or account that does not fit.
 
     Example: negotiator accounts audit
@@ -184,11 +184,11 @@ def audit(config_path: Path | None, store: str | None, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-@command.command()
+@command.command("reconcile")
 @config_option
 @store_option
 @json_option
-def reconcile(config_path: Path | None, store: str | None, as_json: bool) -> None:
+def _reconcile(config_path: Path | None, store: str | None, as_json: bool) -> None:
     """After a failover of Redis, put back the rows the archive has, recount, and open the ledger again.
 
     Example: negotiator accounts reconcile --store redis://ledger:6379/0
@@ -264,7 +264,7 @@ def _money(nusd: int | None) -> str | None:
     return None if nusd is None else format_usd(nusd)
 
 
-def _show(balances: Sequence[Balance], as_json: bool) -> None:
+def _answer(balances: Sequence[Balance], as_json: bool) -> None:
     """The first account as JSON, or all of them for people."""
     if as_json:
         print_json(_out(balances[0]))
