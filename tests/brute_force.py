@@ -54,7 +54,7 @@ def every_plan(problem: Problem) -> Any:
     padded = np.concatenate([usage(problem), np.zeros((problem.rows, problem.n, 1))], axis=2)
     used = sum((padded[:, i, plans[:, i]] for i in range(problem.n)), np.zeros((problem.rows, len(plans))))
     most = problem.caps + tolerance(problem.caps)
-    return plans[np.all(used.T <= most, axis=1)]
+    return plans[np.all(used <= most[:, None], axis=0)]
 
 
 def totals(problem: Problem, choice: Any) -> tuple[float, int, int]:
@@ -69,19 +69,28 @@ def totals(problem: Problem, choice: Any) -> tuple[float, int, int]:
     )
 
 
+def all_totals(problem: Problem, plans: Any) -> tuple[Any, Any, Any]:
+    """(weight served, cost, value) of many assignments, float64 or int64[P]."""
+    weight = np.ones(problem.n) if problem.weight is None else problem.weight
+    value = np.zeros(problem.n, dtype=np.int64) if problem.value is None else problem.value
+    padded = np.concatenate([problem.cost, np.zeros((problem.n, 1), dtype=np.int64)], axis=1)
+    took = plans >= 0
+    return took @ weight, padded[np.arange(problem.n), plans].sum(axis=1), took @ value
+
+
 def optimum(problem: Problem, objective: str = "served_then_cost") -> tuple[float, int] | None:
-    """(served, cost) of the best plan, (surplus, cost) with objective "surplus"; None where no plan holds."""
-    best = None
-    for choice in every_plan(problem):
-        served, cost, value = totals(problem, choice)
-        if objective == "surplus":
-            if any(problem.cost[i, j] > problem.value[i] for i, j in enumerate(choice) if j >= 0):
-                continue
-            key = (float(value - cost), 0)
-        else:
-            key = (round(served, 9), -cost)
-        best = key if best is None else max(best, key)
-    return None if best is None else (best[0], -best[1])
+    """(served, cost) of the best plan, (surplus, 0) with objective "surplus"; None where no plan holds."""
+    plans = every_plan(problem)
+    if objective == "surplus":
+        dear = np.concatenate([problem.cost > problem.value[:, None], np.zeros((problem.n, 1), bool)], axis=1)
+        plans = plans[~dear[np.arange(problem.n), plans].any(axis=1)]
+    if not len(plans):
+        return None
+    served, cost, worth = all_totals(problem, plans)
+    if objective == "surplus":
+        return float((worth - cost).max()), 0
+    most = served.max()
+    return round(float(most), 9), int(cost[served >= most - 1e-9].min())
 
 
 def bounds(
