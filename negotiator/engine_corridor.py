@@ -206,6 +206,7 @@ class Corridor:
             raise Rejected(
                 Reject(code=RejectCode.DUPLICATE_DIFFERENT, message=message, facts={"field": "execute"})
             )
+        self.recent.pop((order.account, order.order_id), None)  # from here its record tells how it stands
         return await hand_over(self.rooms, delivery)
 
     async def resolve(self, reservation: Reservation, usage: Usage | None) -> Settlement:

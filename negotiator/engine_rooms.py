@@ -41,7 +41,7 @@ _LIMITS = (
 class Rooms:
     """One market's rooms and what they share.
 
-    models, vocabularies, names: of all offers when the market opened; names: ``model`` and ``provider/model``. key: secret of prefix marks, new at every start.
+    models, vocabularies: of all offers when the market opened. key: secret of prefix marks, new at every start.
     """
 
     config: Config
@@ -60,12 +60,7 @@ class Rooms:
     cached: CachedAnswers
     models: tuple[str, ...]
     vocabularies: tuple[str, ...]
-    names: frozenset[str]
     key: bytes
-
-    def sells(self, model: str) -> bool:
-        """Whether a model's name (with or without provider) may be had; sellers without a list may have any."""
-        return model in self.names or any(not seller.offers() for seller in self.sellers.values())
 
     def tenant_key(self, account: str) -> bytes:
         """The account's own key for prefix marks: no quote tells one account what another asked."""
@@ -108,7 +103,6 @@ def build_rooms(
         shelf=Shelf(),
         cached=cached,
         models=tuple(sorted({offer.model for offer in offers})),
-        names=frozenset(name for offer in offers for name in (offer.model, offer.key)),
         vocabularies=tuple(sorted({offer.vocabulary for offer in offers})),
         key=secrets.token_bytes(32),
     )

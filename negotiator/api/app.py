@@ -29,7 +29,7 @@ from . import (
 )
 from .faults import ApiFault, fault_bytes, fault_headers
 from .openapi_document import openapi_bytes
-from .routes import HOUSE, Answer, Call, House, Route, answer_json, take_in
+from .routes import CALL, HOUSE, Answer, Call, House, Route, answer_json, take_in
 
 __all__ = ["ROUTES", "build_app"]
 
@@ -81,7 +81,7 @@ def _endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespo
     """A route as aiohttp calls it: let in, read, answer."""
 
     async def serve(request: web.Request) -> web.StreamResponse:
-        call: Call = request["call"]
+        call = request[CALL]
         house, key = call.house, None
         if route.scope is not None:
             call.caller = caller = await house.doorman.admit(request.headers, request.host)
@@ -122,7 +122,7 @@ async def _gate(
 ) -> web.StreamResponse:
     house = request.app[HOUSE]
     call = Call(request, house, f"req_{secrets.token_hex(10)}")
-    request["call"] = call
+    request[CALL] = call
     loop = asyncio.get_running_loop()
     begun_s = loop.time()
     house.running += 1

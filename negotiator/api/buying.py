@@ -68,12 +68,8 @@ def _from_headers(call: Call) -> Terms | None:
 
 
 async def order_of(call: Call, body: dict[str, Any], terms: Terms | None, *, stream: bool) -> Order:
-    """The order that a chat or embeddings body stands for. Raises ApiFault 404 for a model nobody sells."""
-    engine, model = call.engine, body.get("model", "auto")
-    if model != "auto" and not model.startswith("auto:") and not engine.rooms.sells(model):
-        message = f"model: expected auto, or a model of GET /v1/models, found {model!r}"
-        raise ApiFault(404, "MODEL_NOT_FOUND", message, param="model")
-    order = await engine.order_for(body, terms, account=call.caller.account, stream=stream)
+    """The order that a chat or embeddings body stands for. Raises Rejected."""
+    order = await call.engine.order_for(body, terms, account=call.caller.account, stream=stream)
     call.order_id = order.order_id
     call.headers["x-negotiator-order-id"] = order.order_id
     return order

@@ -40,6 +40,8 @@ _ANTHROPIC_TYPES: Final = {
 }
 _PARAM: Final = re.compile(r"^([a-z_]+(?:\.\w+)*): ")
 
+_NAMES_FIELD: Final = frozenset({RejectCode.INVALID, RejectCode.UNPRICEABLE})
+
 FINAL_STATUSES: Final = frozenset({402, 422})
 """SDKs must not repeat these, whatever they think of the status."""
 
@@ -72,7 +74,7 @@ class ApiFault(Exception):
         """The fault that carries a reject."""
         code = reject.code
         param = reject.facts.get("field")
-        if param is None and code is RejectCode.INVALID and (named := _PARAM.match(reject.message)):
+        if param is None and code in _NAMES_FIELD and (named := _PARAM.match(reject.message)):
             param = named[1]
         return cls(
             code.http_status,

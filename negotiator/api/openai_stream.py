@@ -101,7 +101,7 @@ class _Writer:
         first, self._first = self._first, False
         if chunk.raw is not None:
             if first:
-                seller = orjson.loads(chunk.raw[6:])
+                seller = orjson.loads(chunk.raw[6:].partition(b"\n\n")[0])
                 self._head |= {name: seller[name] for name in ("id", "created", "model") if name in seller}
             return chunk.raw
         delta = {"role": "assistant", **chunk.delta} if first else chunk.delta

@@ -24,6 +24,7 @@ from .keyring import KeyRing
 from .tally import Tally
 
 __all__ = [
+    "CALL",
     "HOUSE",
     "JSON_TYPE",
     "Answer",
@@ -99,6 +100,8 @@ class Call:
             raise ApiFault(404, "ACCOUNT_UNKNOWN", f"account {account!r} does not exist or is out of reach")
         return account
 
+
+CALL: Final = web.RequestKey("call", Call)
 
 Answer = web.StreamResponse | Mapping[str, Any] | bytes
 Handler = Callable[[Call], Awaitable[Answer]]
