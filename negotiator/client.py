@@ -265,7 +265,7 @@ class Client:
     ) -> None:
         self.asynchronous = AsyncClient(base_url, key, timeout_s=timeout_s, tries=tries, chance=chance)
         self.bridge = Bridge()
-        self._closed = weakref.finalize(self, _close, self.asynchronous, self.bridge)
+        weakref.finalize(self, _close, self.asynchronous, self.bridge)
 
     def __repr__(self) -> str:
         return repr(self.asynchronous).removeprefix("Async")
@@ -279,8 +279,8 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections and stop the thread."""
-        self._closed()
+        """Close the connections and stop the thread; a later call opens and starts them again."""
+        _close(self.asynchronous, self.bridge)
 
     quote = blocking(AsyncClient.quote)
     complete = blocking(AsyncClient.complete)
