@@ -61,9 +61,9 @@ class AccountDirectory:
 
     async def members(self) -> dict[str, list[str]]:
         """The accounts of every tree, by its root; the house's own included."""
-        lines = await self._link.call(LINES, "HGETALL", LINES)
+        flat = await self._link.call(LINES, "HGETALL", LINES)
         members: dict[str, list[str]] = {}
-        for name, line in lines.items():
+        for name, line in zip(flat[::2], flat[1::2], strict=True):
             members.setdefault(orjson.loads(line)[-1], [HOUSE, SUSPENSE]).append(name.decode())
         return members
 

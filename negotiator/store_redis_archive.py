@@ -27,7 +27,7 @@ async def recount(link: Link, script: Script, tree: Tree, names: Sequence[str]) 
     keys = [tree.rows, tree.seq, tree.base, *(tree.account(name) for name in names)]
     base, entries, sums = await link.script(script, keys, ("standing", 0, 0, 0))
     count = Recount(None if base is None else orjson.loads(base))
-    count.feed(row_of(identity, dict(zip(flat[::2], flat[1::2], strict=True))) for identity, flat in entries)
+    count.feed(map(row_of, entries))
     return count.compare(_sums(sums))
 
 
@@ -59,7 +59,7 @@ class StreamArchive:
         entries = await self._link.call(tree.rows, "XRANGE", tree.rows, after, "+", "COUNT", BATCH_ROWS)
         if not entries:
             return 0
-        rows = [row_of(identity, values) for identity, values in entries]
+        rows = [row_of(entry) for entry in entries]
         fault = count.feed(rows)
         if fault is not None:
             logger.error("rows of tree %s stay in Redis: %s", tree.tag, fault)

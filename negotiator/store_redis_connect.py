@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
@@ -108,9 +109,10 @@ async def connect(url: str, *, timeout_s: float, guarded: bool = True) -> OneSer
     except FAULTS as error:
         raise StoreUnavailable(f"{_public(parts)}: {error}") from None
     try:
-        for client in router.clients():
-            await client.ping()
-    except FAULTS as error:
+        async with asyncio.timeout(timeout_s):
+            for client in router.clients():
+                await client.ping()
+    except (*FAULTS, TimeoutError) as error:
         await router.aclose()
         raise StoreUnavailable(f"{_public(parts)}: {error}") from None
     return router
@@ -128,7 +130,7 @@ def _server(parts: SplitResult, options: dict[str, Any], guarded: bool) -> OneSe
     query = "&".join(f"{name}={value}" for name, value in parse_qsl(parts.query) if name != "rows")
     url = urlunsplit(parts._replace(query=query))
     side = Redis.from_url(url, **options)
-    return OneServer(Redis.from_url(url, **options, **_greeting(side, guarded)), [side])
+    return OneServer(Redis.from_url(url, **_carrier(options, side, guarded)), [side])
 
 
 def _sentinel(parts: SplitResult, options: dict[str, Any], guarded: bool) -> OneServer:
@@ -138,7 +140,7 @@ def _sentinel(parts: SplitResult, options: dict[str, Any], guarded: bool) -> One
     sentinel = Sentinel(_places(parts, SENTINEL_PORT), sentinel_kwargs=options)  # type: ignore[no-untyped-call]
     given = {"db": int(database or 0), **options, **_login(parts)}
     side = sentinel.master_for(name, **given)
-    client = sentinel.master_for(name, **given, **_greeting(side, guarded))
+    client = sentinel.master_for(name, **_carrier(given, side, guarded))
     return OneServer(client, [side, *sentinel.sentinels])
 
 
@@ -152,11 +154,13 @@ async def _cluster(parts: SplitResult, options: dict[str, Any], guarded: bool) -
         **login,
     )
     await cluster.initialize()
-    return Cluster(cluster, {**options, **login, **_greeting(cluster, guarded)})
+    return Cluster(cluster, _carrier({**options, **login}, cluster, guarded))
 
 
-def _greeting(side: Redis | RedisCluster, guarded: bool) -> dict[str, Any]:
-    return {"redis_connect_func": FailoverGuard(side).greet} if guarded else {}
+def _carrier(options: dict[str, Any], side: Redis | RedisCluster, guarded: bool) -> dict[str, Any]:
+    """Options of a client that carries pipelines: the link has its own timeout for all of one."""
+    greeting = {"redis_connect_func": FailoverGuard(side).greet} if guarded else {}
+    return {**options, **greeting, "socket_timeout": None}
 
 
 def _places(parts: SplitResult, port: int) -> list[tuple[str, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -180,8 +180,10 @@ def settlement_of(record: Sequence[Any], *, already: bool, suspense_nusd: int) -
     )
 
 
-def row_of(identity: bytes, values: Mapping[bytes, bytes]) -> Row:
+def row_of(entry: Sequence[Any]) -> Row:
     """A row from its entry in the stream."""
+    identity, flat = entry
+    values = dict(zip(flat[::2], flat[1::2], strict=True))
     return Row(
         seq=int(identity.partition(b"-")[0]),
         at_ms=int(values[b"at_ms"]),

@@ -120,10 +120,8 @@ class RedisValues:
     async def entries(self, table: str) -> Mapping[str, bytes]:
         """All entries of a table."""
         name = f"{PREFIX}:table:{table}"
-        found: Any = await self._link.call(name, "HGETALL", name)
-        if not isinstance(found, dict):
-            found = dict(zip(found[::2], found[1::2], strict=True))
-        return {key.decode(): value for key, value in found.items()}
+        flat = await self._link.call(name, "HGETALL", name)
+        return {key.decode(): value for key, value in zip(flat[::2], flat[1::2], strict=True)}
 
     async def lead(self, role: str, holder: str, ttl_ms: int, now_ms: int) -> int | None:
         """Become or stay the leader of a role."""
