@@ -40,7 +40,7 @@ Counter = Window | Slots | LeasedWindow | LeasedSlots
 class _Row:
     """A row, what counts it, and the lack that is reported when it is full."""
 
-    __slots__ = ("counter", "kind", "lack", "row", "units")
+    __slots__ = ("counter", "kind", "lack", "row", "taken", "units")
 
     def __init__(self, row: LimitRow, counter: Counter) -> None:
         self.row = row
@@ -48,6 +48,7 @@ class _Row:
         self.units = UNITS[row.kind]
         self.lack = Lack(row.name)
         self.counter = counter
+        self.taken = 0
 
 
 class _Pair:
@@ -97,8 +98,10 @@ class Slot:
                 row.counter.give(bucket, units, now_ms)
             elif used is not None and (less := units - row.units(used)) > 0:
                 row.counter.give(bucket, less, now_ms)
+                row.taken -= less
             elif used is not None and less < 0:
                 row.counter.take(-less, now_ms)
+                row.taken -= less
 
     def release(self) -> None:
         """The call never reached the seller: all of it comes back."""
@@ -109,6 +112,7 @@ class Slot:
         now_ms = self._capacity.now_ms()
         for row, bucket, units in self._taken:
             row.counter.give(bucket, units, now_ms)
+            row.taken -= units
 
 
 class Capacity:
@@ -158,6 +162,15 @@ class Capacity:
             row.row.name: max(0, row.counter.left(now_ms)) for rows in self._rows.values() for row in rows
         }
 
+    def taken(self) -> dict[str, int]:
+        """What this process took of each row since it was asked last, what came back subtracted; by name."""
+        taken = {}
+        for rows in self._rows.values():
+            for row in rows:
+                if row.taken:
+                    taken[row.row.name], row.taken = row.taken, 0
+        return taken
+
     # Room -------------------------------------------------------------------------------------------------------
 
     def lacks(self, provider: str, model: str, load: Load, *, retry: bool = False) -> Lack | None:
@@ -197,6 +210,7 @@ class Capacity:
         for row in pair.rows:
             units = row.units(load)
             taken.append((row, row.counter.take(units, now_ms), units))
+            row.taken += units
         return Slot(self, pair, load, taken)
 
     def retry_after_ms(self, provider: str, model: str, load: Load) -> int | None:

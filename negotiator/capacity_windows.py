@@ -93,6 +93,16 @@ class Window:
             wait_ms = out_ms - now_ms
         return max(0, wait_ms)
 
+    def room_over(self, horizon_ms: int, now_ms: int) -> int:
+        """What fits within ``horizon_ms`` from now: what is left, what leaves the window, and whole periods beyond."""
+        room = self.left(now_ms) + max(0, horizon_ms - self.per_ms) * self.amount // self.per_ms
+        out_ms = now_ms + horizon_ms - self.per_ms
+        for bucket in self._buckets:
+            if bucket.last_ms > out_ms:
+                break
+            room += bucket.units
+        return room
+
     def correct(self, remaining: int, reset_ms: int | None, now_ms: int) -> None:
         """The vendor says only ``remaining`` is left: believe it where it is less than counted here."""
         self.left(now_ms)

@@ -48,8 +48,7 @@ class BatchBook:
     account: int32[n], each request's account as an index into
     ``accounts`` (-1 = none); available_nusd: what each may still spend (None = no limit); parents: the index of each
     account's parent, -1 = root. total_budget_nusd, min_mean_quality: of the whole batch; the latter needs
-    quality: float[n, m]. weight: float[n]. value: int64[n], nano-dollars. count: float[n], how many requests each
-    stands for (1), where only prices are wanted.
+    quality: float[n, m]. weight: float[n]. value: int64[n], nano-dollars.
     """
 
     offers: Sequence[BatchOffer]
@@ -71,7 +70,6 @@ class BatchBook:
     quality: Numbers | None = None
     weight: npt.NDArray[np.float64] | None = None
     value: npt.NDArray[np.int64] | None = None
-    count: npt.NDArray[np.float64] | None = None
 
 
 def problem_of(book: BatchBook) -> tuple[Problem, tuple[str, ...]]:
@@ -83,11 +81,9 @@ def problem_of(book: BatchBook) -> tuple[Problem, tuple[str, ...]]:
     for limit, accounts in _account_rows(book):
         limits.append(limit)
         names += accounts
-    cost, value = book.cost, book.value
-    if book.count is not None:
-        cost = np.rint(cost * book.count[:, None]).astype(np.int64)
-        value = None if value is None else np.rint(value * book.count).astype(np.int64)
-    problem = Problem(cost=cost, allowed=book.allowed, weight=book.weight, value=value, limits=limits)
+    problem = Problem(
+        cost=book.cost, allowed=book.allowed, weight=book.weight, value=book.value, limits=limits
+    )
     return problem, tuple(names)
 
 
@@ -101,18 +97,11 @@ def _seller_rows(book: BatchBook) -> Iterator[Limit]:
         if not columns:
             continue
         if row.kind not in usages:
-            usages[row.kind] = _counted(book, _usage(book, row.kind))
+            usages[row.kind] = _usage(book, row.kind)
         cap = row.cap_over(book.horizon_ms)
         if book.left is not None:
             cap = book.left.get(row.name, cap)
         yield Limit(row.name, cap, models=columns, usage=usages[row.kind])
-
-
-def _counted(book: BatchBook, usage: Any) -> Any:
-    if book.count is None:
-        return usage
-    count = book.count.astype(np.float32)
-    return usage * (count[:, None] if np.ndim(usage) == 2 else count)
 
 
 def _usage(book: BatchBook, kind: RateKind) -> Any:

@@ -1,0 +1,172 @@
+"""The market maker: finds what scarce room is worth from what is left of it and what is expected to come.
+
+It hears from workers what they saw, keeps the demand forecast and the sellers' windows of all of them together, and
+every so often prices the rows. Workers decide by these prices alone; without it they go on with the last ones, then
+cheapest-first. :class:`LocalMarketMaker` lives inside an engine; processes of their own are made of
+:mod:`negotiator.market_maker_child` and :mod:`negotiator.market_maker_shared`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from providers.clock import Clock
+from providers.terms import RateKind
+
+from .capacity_windows import Window
+from .clearing_prices import price_rows
+from .events import Emit, Event
+from .limits import LimitRow, ShadowPrices
+from .market_maker_demand import DemandMeter, DemandReport
+from .market_maker_forecast import Forecast
+
+if TYPE_CHECKING:
+    from solver import Prices
+
+__all__ = [
+    "LocalMarketMaker",
+    "MarketMaker",
+    "RunIn",
+    "in_a_thread",
+    "prices_from_bytes",
+    "prices_to_bytes",
+]
+
+HORIZON_MS: Final = 30_000
+"""How far ahead demand is set against room: half a usual window, so that a window that runs full shows in prices."""
+
+SHARE: Final = 0.9
+"""The part of the room that is priced as if it were all: the rest takes what demand varies."""
+
+RunIn = Callable[[Callable[[], ShadowPrices | None]], Awaitable[ShadowPrices | None]]
+"""Where pricing happens: a thread, a process, or (in virtual time) here and now."""
+
+
+class MarketMaker:
+    """Reports in, prices out; pure but for its memory of demand and windows."""
+
+    def __init__(self, rows: Iterable[LimitRow], *, horizon_ms: int = HORIZON_MS, epoch: int = 0) -> None:
+        self._rows = tuple(rows)
+        self._horizon_ms = horizon_ms
+        self.epoch = epoch
+        self._forecast = Forecast(self._rows)
+        self._windows = {
+            row.name: Window(row.amount, row.per_ms)
+            for row in self._rows
+            if row.kind is not RateKind.CONCURRENCY
+        }
+        self._warm: Prices | None = None
+        self._heard: dict[str, int] = {}
+
+    def observe(self, report: DemandReport) -> bool:
+        """Take a worker's report; False for one that was taken before."""
+        if report.at_ms <= self._heard.get(report.worker, 0):
+            return False
+        self._heard[report.worker] = report.at_ms
+        self._forecast.observe(report)
+        latest_ms = max(self._heard.values())  # workers' clocks differ a little, windows never go back
+        for name, units in report.taken.items():
+            window = self._windows.get(name)
+            if window is not None:
+                window.left(latest_ms)
+                window.take(units, latest_ms)
+        return True
+
+    def left(self, now_ms: int) -> dict[str, float]:
+        """What each row has within the horizon, by name, in its unit over a horizon."""
+        now_ms = max([now_ms, *self._heard.values()])
+        left = {}
+        for row in self._rows:
+            window = self._windows.get(row.name)
+            if window is None:
+                room = row.cap_over(self._horizon_ms)
+            else:
+                room = window.room_over(self._horizon_ms, now_ms)
+            left[row.name] = max(1.0, SHARE * room)
+        return left
+
+    def reprice(self, now_ms: int) -> ShadowPrices | None:
+        """New prices, None before any demand was seen. Takes tens of milliseconds; touches nothing else."""
+        expected = self._forecast.expect(self._horizon_ms)
+        if expected is None:
+            return None
+        nusd_per_million, self._warm = price_rows(
+            expected.book, expected.count, self.left(now_ms), warm=self._warm
+        )
+        return ShadowPrices(
+            made_ms=now_ms,
+            nusd_per_million=nusd_per_million,
+            unserved_nusd=expected.unserved_nusd,
+            epoch=self.epoch,
+        )
+
+
+async def in_a_thread(work: Callable[[], ShadowPrices | None]) -> ShadowPrices | None:
+    """In a thread of the default executor: NumPy computes beside the event loop."""
+    return await asyncio.to_thread(work)
+
+
+class LocalMarketMaker:
+    """A market maker inside one engine, for a market without processes of its own.
+
+    run_in: where the pricing happens.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[LimitRow],
+        clock: Clock,
+        emit: Emit,
+        *,
+        meter: DemandMeter,
+        taken: Callable[[], Mapping[str, int]],
+        publish: Callable[[ShadowPrices], bool],
+        run_in: RunIn = in_a_thread,
+    ) -> None:
+        self._maker = MarketMaker(rows)
+        self._clock = clock
+        self._emit = emit
+        self._meter = meter
+        self._taken = taken
+        self._publish = publish
+        self._run_in = run_in
+        self._meter.report(clock.now_ms(), {})
+
+    async def step(self) -> ShadowPrices | None:
+        """Hear what came, price, publish; None while there was no demand."""
+        now_ms = self._clock.now_ms()
+        self._maker.observe(self._meter.report(now_ms, self._taken()))
+        prices = await self._run_in(lambda: self._maker.reprice(now_ms))
+        if prices is not None and self._publish(prices):
+            self._emit(Event("market.repriced", now_ms, {"rows": len(prices.nusd_per_million)}))
+        return prices
+
+    async def run(self, reprice_ms: int) -> None:
+        """Do so every ``reprice_ms``, until cancelled."""
+        while True:
+            await asyncio.sleep(reprice_ms / 1000)
+            await self.step()
+
+
+def prices_to_bytes(prices: ShadowPrices) -> bytes:
+    """As one line of JSON, for a pipe or a store."""
+    return orjson.dumps(
+        {
+            "made_ms": prices.made_ms,
+            "nusd_per_million": dict(prices.nusd_per_million),
+            "unserved_nusd": prices.unserved_nusd,
+            "epoch": prices.epoch,
+        }
+    )
+
+
+def prices_from_bytes(data: bytes) -> ShadowPrices:
+    """The prices in ``data``; raises ValueError where there are none."""
+    try:
+        return ShadowPrices(**orjson.loads(data))
+    except TypeError as error:
+        raise ValueError(f"expected shadow prices, found {data[:80]!r}") from error
