@@ -206,8 +206,9 @@ def holding_process(path: Path) -> Iterator[int]:
 async def test_a_second_process_is_refused_and_told_who_holds_the_file(tmp_path: Path) -> None:
     """The refusal names the holder's pid, command and since when; when the holder dies the file is free."""
     path = tmp_path / "ledger.db"
-    with holding_process(path) as holder, pytest.raises(
-        StoreLocked, match=rf"process {holder} \(.*'my server'\) since 20..-..-.. .*--store"
+    with (
+        holding_process(path) as holder,
+        pytest.raises(StoreLocked, match=rf"process {holder} \(.*'my server'\) since 20..-..-.. .*--store"),
     ):
         await open_store(f"embedded://{path}", clock=SystemClock())
     store = await open_store(f"embedded://{path}", clock=SystemClock())
@@ -298,6 +299,14 @@ async def spent(path: Path) -> None:
     [
         ("UPDATE rows SET nusd = 6 WHERE kind = 'post' AND reservation_id = 'r4'", "row 17 (post on 'team')"),
         ("UPDATE rows SET posted_nusd = 999 WHERE seq = 5", "row 5 (post on 'team')"),
+        (
+            "UPDATE rows SET reservation_id = 'r3' WHERE kind = 'post' AND reservation_id = 'r4'",
+            "resolved before",
+        ),
+        (
+            "UPDATE rows SET reservation_id = 'r3' WHERE kind = 'hold' AND reservation_id = 'r2'",
+            "not held here",
+        ),
         (
             "UPDATE rows SET kind = 'void' WHERE kind = 'post' AND reservation_id = 'r9'",
             "row 32 (void on 'team')",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from negotiator.store_archive import RowArchive
 from negotiator.store_open import open_store
 from negotiator.store_redis import RedisStore
 from negotiator.store_redis_keys import Tree
+from negotiator.store_rows import Row
 from providers.clock import SystemClock
 
 T0 = 1_795_500_000_000
@@ -112,6 +114,7 @@ async def test_memory_does_not_grow_with_traffic(store: RedisStore, server_url: 
     tree = Tree.of_root("org")
     with raw(server_url) as client:
         assert client.xlen(tree.rows) <= 1
+        assert client.zcard(tree.due) == 1
         lives = {key: client.pttl(key) for key in client.scan_iter("*:hold:*", count=5_000)}
         orders = [client.pttl(key) for key in client.scan_iter("*:order:*", count=5_000)]
     assert len(lives) == len(orders) == 2_001
@@ -123,16 +126,32 @@ async def test_memory_does_not_grow_with_traffic(store: RedisStore, server_url: 
 
 
 async def test_two_archivers_at_once_lose_no_row(store: RedisStore, server_url: str, tmp_path: Path) -> None:
-    """A worker that lost its lead and does not know it moves the same rows: each is archived, none is gone."""
-    other = await RedisStore.open(server_url, rows=tmp_path, rng=random.Random(9))
-    for start in range(0, 600, 100):
-        await asyncio.gather(*(serve(store, number) for number in range(start, start + 100)))
-        trees = await store._directory.trees()
-        await asyncio.gather(store._archive.run(trees), other._archive.run(trees))
-        assert not await store.audit()
-    archived = [row.seq for row in RowArchive(tmp_path / trees[0].tag).read()]
-    assert archived == list(range(1, 2 + 3 * 600 + 1))
-    await other.aclose()
+    """A worker that lost its lead and does not know it is slower than its successor: each row is archived once."""
+    (tree,) = await store._directory.trees()
+    slow = await RedisStore.open(server_url, rows=tmp_path, rng=random.Random(9))
+    files = slow._archive.files(tree)
+    append, reached, go_on = files.append, threading.Event(), threading.Event()
+
+    def hesitating(rows: list[Row]) -> None:
+        reached.set()
+        assert go_on.wait(10)
+        append(rows)
+
+    files.append = hesitating  # type: ignore[method-assign,assignment]
+    await serve(store, 1)
+    late = asyncio.ensure_future(slow._archive.run([tree]))
+    await asyncio.to_thread(reached.wait, 10)
+    for number in range(2, 20):
+        await serve(store, number)
+    assert await store._archive.run([tree]) == 2 + 3 * 19
+    go_on.set()
+    await late
+    await serve(store, 20)
+    assert not await store.audit()
+    assert await store._archive.run([tree]) == 3
+    archived = [row.seq for row in RowArchive(tmp_path / tree.tag).read()]
+    assert archived == list(range(1, 2 + 3 * 20 + 1))
+    await slow.aclose()
 
 
 async def test_an_account_that_was_claimed_and_never_made_is_unknown(

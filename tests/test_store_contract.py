@@ -417,8 +417,11 @@ async def test_a_month_ends_with_its_last_day(store: Store) -> None:
 async def test_a_clock_that_steps_back_does_not_reopen_a_period(store: Store) -> None:
     """After midnight was seen, a worker whose clock is behind still spends today's money."""
     await store.put_account(Account(account_id="daily", budget_nusd=100, period=Period.DAY))
-    await store.post(await held(store, 1, 100, MIDNIGHT, "daily"), 100, MIDNIGHT)
-    assert isinstance(await store.reserve(hold(2, 1, "daily"), MIDNIGHT - 5_000), Shortfall)
+    await store.post(await held(store, 1, 60, MIDNIGHT, "daily"), 60, MIDNIGHT)
+    assert isinstance(await store.reserve(hold(2, 41, "daily"), MIDNIGHT - 5_000), Shortfall)
+    await store.post(await held(store, 3, 30, MIDNIGHT - 5_000, "daily"), 30, MIDNIGHT - 5_000)
+    assert await standing(store, "daily", MIDNIGHT) == (90, 0)
+    assert isinstance(await store.reserve(hold(4, 11, "daily"), MIDNIGHT), Shortfall)
 
 
 async def test_midnight_has_no_race(store: Store) -> None:
