@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,7 +23,7 @@ from providers.clock import SystemClock
 from providers.http_sellers import http_seller
 from providers.terms import Rates
 
-__all__ = ["ANSWER", "CHAT", "FINISH", "PIECES", "Served", "USAGE", "api_house", "chunk", "shop"]
+__all__ = ["ANSWER", "CHAT", "FINISH", "PIECES", "USAGE", "Served", "api_house", "chunk", "shop", "until"]
 
 USAGE = {"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15}
 ANSWER = {
@@ -76,6 +78,16 @@ def shop(
     return http_seller(settings, SystemClock(), {})
 
 
+async def until(true: Callable[[], Awaitable[bool]] | Callable[[], bool]) -> None:
+    """Wait for something to become true; raises TimeoutError after 20 s."""
+    async with asyncio.timeout(20):
+        while True:
+            found = true()
+            if found is True or (inspect.isawaitable(found) and await found):
+                return
+            await asyncio.sleep(0.005)
+
+
 @dataclass
 class Served:
     """A running server: where it is, what is behind it, and a session to talk to it."""
@@ -95,8 +107,10 @@ class Served:
         if key is not None:
             sent["authorization"] = f"Bearer {self.keys.get(key, key)}"
         async with self.session.request(method, self.url + path, json=body, headers=sent) as answer:
-            data = await answer.read()
             kind = answer.headers.get("content-type", "")
+            if kind.startswith("text/event-stream"):
+                return answer.status, None, answer.headers  # leaving hangs up
+            data = await answer.read()
             value = await answer.json() if data and kind.startswith("application/json") else data
             return answer.status, value, answer.headers
 
@@ -111,6 +125,10 @@ class Served:
         """What is held on an account now."""
         rooms = self.engine.rooms
         return (await rooms.store.balances(account, rooms.clock.now_ms()))[0].pending_nusd
+
+    async def settled(self, account: str = "default") -> bool:
+        """Whether nothing is held on an account."""
+        return await self.pending_nusd(account) == 0
 
     async def posted_nusd(self, account: str = "default") -> int:
         """What was charged to an account."""
@@ -135,5 +153,7 @@ async def api_house(
         for account in accounts:
             await engine.rooms.store.put_account(account)
         at = await stack.enter_async_context(serve(engine))
-        session = await stack.enter_async_context(aiohttp.ClientSession())
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30))
+        )
         yield Served(at.urls[0], at.house, engine, playback, session)

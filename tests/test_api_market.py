@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from api_house import ANSWER, CHAT, Served, api_house, shop
+from api_house import ANSWER, CHAT, Served, api_house, shop, until
 from pydantic import BaseModel
 from vendor_playback import Playback
 
@@ -86,9 +86,8 @@ async def test_a_quote_expires() -> None:
     async with playback.at() as url, api_house(sellers=[shop(url, quote_ttl_ms=1)]) as served:
         _, book, _ = await served.call("POST", "/v1/quotes", CHAT)
         quote, clock = book["quotes"][0], served.engine.rooms.clock
-        until = datetime.fromisoformat(quote["valid_until"]).timestamp() * 1000
-        while clock.now_ms() < until:
-            await asyncio.sleep(0.02)
+        end_ms = datetime.fromisoformat(quote["valid_until"]).timestamp() * 1000
+        await until(lambda: clock.now_ms() >= end_ms)
         status, body, _ = await served.call("POST", "/v1/orders", {**CHAT, "quote_id": quote["quote_id"]})
         assert not playback.received
     assert (status, body["error"]["code"]) == (410, "QUOTE_EXPIRED")
@@ -162,8 +161,7 @@ async def test_nobody_voids_what_the_house_executes() -> None:
     """The hold of a running order cannot be voided by its id: it settles with the seller's usage."""
     async with api_house({"hang": True}) as served:
         running = asyncio.ensure_future(served.call("POST", "/v1/orders", {**CHAT, "order_id": "run"}))
-        while not served.playback.received:
-            await asyncio.sleep(0.01)
+        await until(lambda: bool(served.playback.received))
         record = await served.engine.rooms.ledger.record("default", "run")
         assert record is not None
         status, body, _ = await served.call("POST", f"/v1/reservations/{record.reservation_id}/void")

@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from api_house import ANSWER, CHAT, FINISH, PIECES, USAGE, Served, api_house, chunk, shop
+from api_house import ANSWER, CHAT, FINISH, PIECES, USAGE, Served, api_house, chunk, shop, until
 from vendor_playback import Playback
 
 GOOD = {"json": ANSWER}
@@ -192,14 +192,12 @@ async def test_hanging_up_cancels_the_seller_and_settles(stream: bool) -> None:
                 answer.close()
             else:
                 task = asyncio.ensure_future(asked._coro)
-                while not served.playback.received:
-                    await asyncio.sleep(0.01)
+                await until(lambda: bool(served.playback.received))
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
         await asyncio.wait_for(served.playback.cancelled.wait(), 10)
-        while await served.pending_nusd():
-            await asyncio.sleep(0.01)
+        await until(served.settled)
         posted_nusd = await served.posted_nusd()
     assert posted_nusd >= 12_000, "the input and what was delivered are owed"
     if stream:
