@@ -73,7 +73,8 @@ class Account:
 class Balance:
     """Where an account stands in its current period: posted and pending include all descendants'.
 
-    deposits_nusd raise the budget of an account that has one, in the period they were made in. period_key: ``total``, ``2026-11-24``, ``2026-11``.
+    deposits_nusd raise the budget of an account that has one, in the period they were made in.
+    period_key: ``total``, ``2026-11-24``, ``2026-11``.
     """
 
     account: Account
@@ -238,8 +239,11 @@ class LedgerStore(Protocol):
         """
         ...
 
-    async def audit(self) -> Sequence[str]:
-        """Recompute every balance from checkpoint and rows; the first row that does not fit, in words; empty = fits."""
+    async def audit(self, *, archived: bool = False) -> Sequence[str]:
+        """Recompute every balance from checkpoint and rows; the first row that does not fit, in words; empty = fits.
+
+        archived: from the very first row on, with those in the archive.
+        """
         ...
 
 

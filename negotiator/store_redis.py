@@ -32,10 +32,9 @@ class RedisStore(RedisLedger, RedisRates, RedisValues):
 
     def __init__(self, link: Link, *, rows: Path, worker: str) -> None:
         """rows: where the archive goes. worker: this process among those of the store."""
-        RedisLedger.__init__(self, link)
+        RedisLedger.__init__(self, link, StreamArchive(link, rows))
         RedisRates.__init__(self, link)
         RedisValues.__init__(self, link)
-        self._archive = StreamArchive(link, rows)
         self._worker = worker
 
     @classmethod

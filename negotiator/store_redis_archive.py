@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from .store_archive import RowArchive
 from .store_audit import Recount, Sums
 from .store_redis_keys import Tree, row_of
 from .store_redis_link import Link, Script
+from .store_rows import Row
 
 __all__ = ["StreamArchive", "recount"]
 
@@ -22,11 +23,22 @@ logger = logging.getLogger("negotiator.store")
 BATCH_ROWS: Final = 5_000
 
 
-async def recount(link: Link, script: Script, tree: Tree, names: Sequence[str]) -> str | None:
-    """Recount one tree from its base and the rows still in Redis, at one instant; the first misfit in words."""
+async def recount(
+    link: Link, script: Script, tree: Tree, names: Sequence[str], archived: Iterable[Row] | None = None
+) -> str | None:
+    """Recount one tree from its base and the rows still in Redis, at one instant; the first misfit in words.
+
+    archived: rows to recount from in place of the base.
+    """
     keys = [tree.rows, tree.seq, tree.base, *(tree.account(name) for name in names)]
     base, entries, sums = await link.script(script, keys, ("standing", 0, 0, 0))
-    count = Recount(None if base is None else orjson.loads(base))
+    checkpoint = None if base is None else orjson.loads(base)
+    if archived is None:
+        count = Recount(checkpoint)
+    else:
+        count = Recount()
+        safe = 0 if checkpoint is None else checkpoint["seq"]
+        count.feed(row for row in archived if row.seq <= safe)
     count.feed(map(row_of, entries))
     return count.compare(_sums(sums))
 

@@ -14,7 +14,7 @@ from .errors import HoldResolved, StoreUnavailable
 from .order import HoldState, Reservation, Settlement
 from .store import Account, Balance, Hold, Note, OrderRecord, Shortfall
 from .store_redis_accounts import AccountDirectory, run
-from .store_redis_archive import recount
+from .store_redis_archive import StreamArchive, recount
 from .store_redis_keys import Line, Tree, balance_of, order_of, reservation_of, settlement_of
 from .store_redis_link import Link, Script
 
@@ -33,8 +33,9 @@ _FREE: Final = (HoldState.VOIDED, HoldState.EXPIRED)
 class RedisLedger:
     """See :class:`negotiator.store.LedgerStore` for what the verbs answer."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, archive: StreamArchive) -> None:
         self._link = link
+        self._archive = archive
         self._directory = AccountDirectory(link)
         self._money = Script("store_redis_rows.lua", "store_redis_money.lua")
         self._notes = Script("store_redis_rows.lua", "store_redis_accounts.lua")
@@ -243,11 +244,13 @@ class RedisLedger:
 
     # audit
 
-    async def audit(self) -> Sequence[str]:
-        """The first row, or account, of each tree that does not fit."""
-        members = await self._directory.members()
-        trees = ((Tree.of_root(root), names) for root, names in members.items())
-        faults = [await recount(self._link, self._notes, tree, names) for tree, names in trees]
+    async def audit(self, *, archived: bool = False) -> Sequence[str]:
+        """The first row, or account, of each tree that does not fit; ``archived``: from the very first row on."""
+        faults = []
+        for root, names in (await self._directory.members()).items():
+            tree = Tree.of_root(root)
+            rows = self._archive.files(tree).read() if archived else None
+            faults.append(await recount(self._link, self._notes, tree, names, rows))
         return [fault for fault in faults if fault is not None]
 
     # parts

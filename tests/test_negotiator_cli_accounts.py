@@ -106,6 +106,7 @@ def test_the_audit_says_that_the_books_fit_or_where_they_do_not(accounts: Shell)
     accounts("create", "org", "--budget-usd", "1")
     accounts("deposit", "org", "1", "--reference", "r")
     assert "the books fit" in accounts("audit")
+    assert "the books fit" in accounts("audit", "--archived")
     with sqlite3.connect(accounts.path) as database:
         database.execute("UPDATE rows SET nusd = 2 WHERE kind = 'deposit'")
     database.close()

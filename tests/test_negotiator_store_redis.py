@@ -123,6 +123,12 @@ async def test_memory_does_not_grow_with_traffic(store: RedisStore, server_url: 
     archived = [row.seq for row in RowArchive(tmp_path / tree.tag).read()]
     assert archived == list(range(1, 2 + 3 * 2_000 + 1))
     assert not await store.audit()
+    assert not await store.audit(archived=True)
+    (path,) = (tmp_path / tree.tag).iterdir()
+    path.write_bytes(path.read_bytes().replace(b'"post","team","r7.', b'"void","team","r7.', 1))
+    assert not await store.audit()
+    (fault,) = await store.audit(archived=True)
+    assert "(void on 'team')" in fault
 
 
 async def test_two_archivers_at_once_lose_no_row(store: RedisStore, server_url: str, tmp_path: Path) -> None:

@@ -161,17 +161,18 @@ def _deposit(
 
 
 @command.command("audit")
+@click.option("--archived", is_flag=True, help="From the very first row on, with those in the archive.")
 @config_option
 @store_option
 @json_option
-def _audit(config_path: Path | None, store: str | None, as_json: bool) -> None:
+def _audit(archived: bool, config_path: Path | None, store: str | None, as_json: bool) -> None:
     """Recount every balance from its rows; exit 1 names the first row or account that does not fit.
 
     Example: negotiator accounts audit
     """
 
     async def work(opened: Store, now_ms: int) -> list[str]:
-        return list(await opened.audit())
+        return list(await opened.audit(archived=archived))
 
     faults = _with_store(config_path, store, work)
     if as_json:
