@@ -37,9 +37,9 @@ class AccountDirectory:
         self._script = Script("store_redis_rows.lua", "store_redis_accounts.lua")
         self._lines: dict[str, Line] = {}
 
-    async def line(self, account_id: str, *, fresh: bool = False) -> Line | None:
+    async def line(self, account_id: str) -> Line | None:
         """An account and its ancestors, None = unknown; the default account is made when it is first needed."""
-        line = None if fresh else self._lines.get(account_id)
+        line = self._lines.get(account_id)
         if line is not None:
             return line
         found = await self._link.call(LINES, "HGET", LINES, account_id)
@@ -100,8 +100,10 @@ class AccountDirectory:
     async def _claim(self, line: Line) -> None:
         """Enter an account in the directory, or find it there with the same line."""
         account = line.accounts[0]
-        self._link.call(TREES, "SADD", TREES, line.accounts[-1])
-        if not await self._link.call(LINES, "HSETNX", LINES, account, orjson.dumps(line.accounts)):
+        tree = self._link.call(TREES, "SADD", TREES, line.accounts[-1])
+        claim = self._link.call(LINES, "HSETNX", LINES, account, orjson.dumps(line.accounts))
+        _, claimed = await asyncio.gather(tree, claim)
+        if not claimed:
             known = tuple(orjson.loads(await self._link.call(LINES, "HGET", LINES, account)))
             if known != line.accounts:
                 parent = known[1] if len(known) > 1 else None

@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import orjson
 
@@ -64,27 +64,19 @@ class RedisLedger:
 
     async def reserve(self, hold: Hold, now_ms: int) -> Reservation | OrderRecord | Shortfall:
         """Claim the order id and hold the money on account and ancestors, or change nothing."""
-        unknown = Shortfall(account=hold.account, needed_nusd=hold.hold_nusd, balance=None)
         line = await self._directory.line(hold.account)
-        for fresh in (False, True):
-            for _ in range(RESERVE_TRIES):
-                if line is None:
-                    return unknown
-                outcome = await self._try_reserve(hold, line, now_ms)
-                if not isinstance(outcome, str):
-                    return outcome
-                if outcome == "stale":
-                    break
-            else:
-                raise StoreUnavailable(f"order {hold.order_id!r} changed whenever it was looked at")
-            if not fresh:
-                line = await self._directory.line(hold.account, fresh=True)
-        return unknown
+        if line is None:
+            return Shortfall(account=hold.account, needed_nusd=hold.hold_nusd, balance=None)
+        for _ in range(RESERVE_TRIES):
+            outcome = await self._try_reserve(hold, line, now_ms)
+            if outcome is not None:
+                return outcome
+        raise StoreUnavailable(f"order {hold.order_id!r} changed whenever it was looked at")
 
     async def _try_reserve(
         self, hold: Hold, line: Line, now_ms: int
-    ) -> Reservation | OrderRecord | Shortfall | Literal["freed", "stale"]:
-        """One attempt. freed: what had the order id is gone; stale: the line is not the account's."""
+    ) -> Reservation | OrderRecord | Shortfall | None:
+        """One attempt; None = what had the order id is gone by now."""
         reservation_id = f"{hold.reservation_id}.{line.tree.tag}"
         answer = run(
             self._link,
@@ -116,10 +108,10 @@ class RedisLedger:
         if verdict == b"taken":
             record = await self._peek(reply[1].decode(), now_ms)
             if record is None or HoldState(record[7].decode()) in _FREE:
-                return "freed"
+                return None
             return order_of(record[2:])
-        assert verdict == b"stale", reply
-        return "stale"
+        assert verdict == b"unknown", reply
+        return Shortfall(account=hold.account, needed_nusd=hold.hold_nusd, balance=None)
 
     async def begin(self, reservation_id: str, now_ms: int, in_doubt_ms: int) -> None:
         """A call is about to reach a seller."""

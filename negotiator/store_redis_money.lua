@@ -82,23 +82,13 @@ local function shortfall(nusd)
   return held
 end
 
--- The line as the caller knows it must be the line as it is.
-local function stale()
-  for i = 8, #KEYS do
-    local parent = redis.call('HGET', KEYS[i], 'parent')
-    local above = ''
-    if i < #KEYS then above = redis.call('HGET', KEYS[i + 1], 'id') end
-    if not parent or parent ~= above then return true end
-  end
-end
-
 -- ARGV: 5 rid, 6 account, 7 order, 8 nusd, 9 until, 10 digests
 function verbs.reserve()
   local rid, nusd, till = ARGV[5], ARGV[8], ARGV[9]
   local taken = redis.call('GET', ORDER)
   if taken == rid then return { 'held', unpack(record()) } end
   if taken and string.sub(taken, 1, 1) ~= '-' then return { 'taken', taken } end
-  if stale() then return { 'stale' } end
+  if redis.call('EXISTS', LEAF) == 0 then return { 'unknown' } end
   local short = shortfall(nusd)
   if short then
     return { 'short', text(short - 8),
