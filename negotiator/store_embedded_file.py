@@ -30,8 +30,8 @@ Durability = Literal["process", "power"]
 CHECKPOINT_ROWS: Final = 50_000
 """Rows between two checkpoints: what a start has to replay at most."""
 
-ARCHIVE_ROWS: Final = 5_000
-"""Rows moved to the archive at a time."""
+ARCHIVE_ROWS: Final = 1_000
+"""Rows moved to the archive per sweep: some milliseconds."""
 
 _UPGRADES: Final = (
     """

@@ -20,7 +20,11 @@ __all__ = ["StreamArchive", "recount"]
 
 logger = logging.getLogger("negotiator.store")
 
-BATCH_ROWS: Final = 5_000
+BATCH_ROWS: Final = 500
+"""Rows moved in one step: a few milliseconds of the worker's time."""
+
+MAX_BATCHES: Final = 20
+"""Steps for one tree in one run; the next run goes on."""
 
 
 async def recount(
@@ -61,8 +65,15 @@ class StreamArchive:
         return self._files.setdefault(tree.tag, RowArchive(self._directory / tree.tag))
 
     async def run(self, trees: Sequence[Tree]) -> int:
-        """Move up to BATCH_ROWS rows per tree; gives how many. Rows that do not fit stay where they are."""
-        return sum([await self._move(tree) for tree in trees])
+        """Move what is new in all trees; gives how many rows. Rows that do not fit stay where they are."""
+        moved = 0
+        for tree in trees:
+            for _ in range(MAX_BATCHES):
+                batch = await self._move(tree)
+                moved += batch
+                if batch < BATCH_ROWS:
+                    break
+        return moved
 
     async def _move(self, tree: Tree) -> int:
         base = await self._link.call(tree.base, "HGET", tree.base, "body")
