@@ -1,0 +1,85 @@
+"""The gateway's figures as a page: ours beside the proxy of the same run, then peers' for orientation."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+__all__ = ["machine", "page"]
+
+PEERS = """\
+| peer | CPU per request, ms | throughput / aiohttp-1 | added p50 / p99, ms | SSE first byte p50 / p99, ms | memory, MiB | start, s |
+|---|---|---|---|---|---|---|
+| TensorZero | 0.12 | 0.9-1.1 | 0.33 / 0.4 | 0.66 / 0.84 | 70 | 0.2 |
+| Portkey | 0.8-0.9 | 0.15 | 1.3 / 11 | - | 101-154 | - |
+| LiteLLM | 9.2 | 0.016 | saturated | 22 / 82 | 365 | 5.4 |
+"""
+
+ROWS = (
+    ("CPU per request, ms", "cpu_ms", 3),
+    ("CPU per request / aiohttp-1", "cpu_of_proxy", 2),
+    ("requests per second, 64 connections", "per_second", 0),
+    ("throughput / aiohttp-1", "of_proxy", 2),
+    ("added p50 at 100/s, ms", "whole_added_p50_ms", 2),
+    ("added p99 at 100/s, ms", "whole_added_p99_ms", 2),
+    ("SSE first byte, added p50, ms", "stream_added_p50_ms", 2),
+    ("SSE first byte, added p99, ms", "stream_added_p99_ms", 2),
+)
+
+
+def machine() -> dict[str, Any]:
+    """What it was measured on, and how busy that was."""
+    model = platform.processor() or "unknown"
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    return {
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "aiohttp": aiohttp.__version__,
+    }
+
+
+def page(found: dict[str, Any]) -> str:
+    """The Markdown."""
+    targets, at = found["targets"], found["machine"]
+    names = [name for name in targets if name != "upstream"]
+    lines = [
+        "# What the gateway adds",
+        "",
+        f"{at['cpu']}, {at['cores']} cores, load average {at['load_average']}, Python {at['python']}, aiohttp {at['aiohttp']};"
+        f" medians of {len(found['rounds'])} rounds{' (a quick run)' if found['quick'] else ''}.",
+        "The load generator, the model server and the server under test share the cores, so requests per second say",
+        "less than CPU per request. Added = quantile behind the server less the model server's own in the same round.",
+        "",
+        f"| measure | {' | '.join(names)} |",
+        f"|---|{'---|' * len(names)}",
+    ]
+    for label, key, digits in ROWS:
+        lines.append(f"| {label} | {' | '.join(f'{targets[name][key]:.{digits}f}' for name in names)} |")
+    for label, key, digits in (
+        ("memory at start, MiB", "idle_mib", 0),
+        ("memory after all requests, MiB", "after_mib", 0),
+        ("growth over the second half, MiB per 100,000", "slope_mib_per_100k", 1),
+    ):
+        cells = [f"{one[key]:.{digits}f}" if (one := found["memory"].get(name)) else "-" for name in names]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    done = max((one["requests"] for one in found["memory"].values()), default=0)
+    lines += [
+        f"| start to first good answer, s | - | {found['start_s']:.2f}{' | -' * (len(names) - 2)} |",
+        "",
+        f"Every request of the gateway's is an order with a budget and a quality floor over two offers, each with a prompt"
+        f" of its own; {done:,} of them for the memory rows. aiohttp-1 is the proxy in `gateway_peers.py`.",
+        "",
+        "Published figures of peers, from one run on another machine, for orientation (there aiohttp-1 took 0.12 ms):",
+        "",
+        PEERS,
+    ]
+    return "\n".join(lines)
