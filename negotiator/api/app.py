@@ -28,7 +28,6 @@ from . import (
     responses,
 )
 from .faults import ApiFault, fault_bytes, fault_headers
-from .openapi_document import openapi_bytes
 from .routes import CALL, HOUSE, Answer, Call, House, Route, answer_json, take_in
 
 __all__ = ["ROUTES", "build_app"]
@@ -70,8 +69,7 @@ def build_app(house: House, routes: Iterable[Route] = ROUTES) -> web.Application
     """The application that serves ``routes`` for a house."""
     app = web.Application(middlewares=[_gate], client_max_size=house.max_body)
     app[HOUSE] = house
-    if not house.openapi:
-        house.openapi = openapi_bytes(ROUTES)
+    house.routes = ROUTES
     for found in routes:
         app.router.add_route(found.method, found.path, _endpoint(found))
     return app

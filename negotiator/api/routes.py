@@ -6,7 +6,7 @@ The same models validate requests and become the OpenAPI document, so neither ca
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -56,6 +56,7 @@ class House:
     planning: int = 0
     draining: bool = False
     running: int = 0
+    routes: Sequence[Route] = ()
     openapi: bytes = b""
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
