@@ -96,7 +96,7 @@ class LedgerFile:
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
-            self._db.execute("PRAGMA wal_autocheckpoint = 16000")
+            self._db.execute("PRAGMA wal_autocheckpoint = 4000")
             for number, statements in enumerate(_UPGRADES[version:], start=version + 1):
                 self._db.executescript(f"BEGIN; {statements} PRAGMA user_version = {number}; COMMIT;")
         except (sqlite3.Error, StoreError) as error:
