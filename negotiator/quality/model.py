@@ -176,14 +176,18 @@ class Model:
 
     def estimate_encoded(self, encoded: Encoded, columns: Sequence[int] | None = None) -> Estimate:
         """The same from hashed features, without the text; None = all columns."""
-        sums, hand = self._basis.project(encoded)
-        dims = sums.shape[1] - len(self.models)
-        features = np.concatenate((sums[:, :dims], hand), axis=1)
-        mean, sd = self._quality(features, sums[:, dims:])
+        features, grams = self.features(encoded)
+        mean, sd = self._quality(features, grams)
         tokens, p95 = self._lengths(features)
         seen: IntArray = np.broadcast_to(self.level.observations, mean.shape)
         every = (mean, sd, tokens, p95, seen)
         return Estimate(*(every if columns is None else (array[:, list(columns)] for array in every)))
+
+    def features(self, encoded: Encoded) -> tuple[Single, Single]:
+        """Latent columns then hand-made ones, float32[n, d]; and what the grams say per model, float32[n, m]."""
+        sums, hand = self._basis.project(encoded)
+        dims = sums.shape[1] - len(self.models)
+        return np.concatenate((sums[:, :dims], hand), axis=1), sums[:, dims:]
 
     def _quality(self, features: Single, grams: Single) -> tuple[FloatArray, FloatArray]:
         turned = self._head.turn(features)
