@@ -129,15 +129,23 @@ class Clearing:
         return candidate.expected_nusd + self._shadow_nusd(candidate, self.prices)
 
     def choose(
-        self, order: Order, ranked: Sequence[Candidate], room: Room, *, kept: Candidate | None = None
+        self,
+        order: Order,
+        ranked: Sequence[Candidate],
+        room: Room,
+        *,
+        kept: Candidate | None = None,
+        granted: bool = False,
     ) -> Assignment | Reject:
         """The award with its runners-up, or why there is none.
 
         ranked: the eligible candidates, best first by the order's policy, at least one. kept: the session's own
-        offer, which goes first if it fits. A seller that is out is tried only when nobody else can take the order.
+        offer, which goes first if it fits. granted: a plan took room for it, so it is not priced again. A seller that
+        is out is tried only when nobody else can take the order. A two-tier order holds for its cheap answer and a
+        better one.
         """
         prices = self.prices
-        line = self._line(order, ranked, prices, kept)
+        line = self._line(order, ranked, prices, kept, granted)
         full: list[Candidate] = []
         award: Candidate | None = None
         for candidate in line:
@@ -150,7 +158,9 @@ class Clearing:
         if award is None:
             return _exhausted(full, room) if full else self._priced_out(order, ranked, prices)
         runners_up = self._runners_up(order, award, line, room)
-        hold_nusd = max([award.ceiling_nusd, *[c.ceiling_nusd for c in runners_up]])
+        dearest_nusd = max((c.ceiling_nusd for c in runners_up), default=0)
+        two_tier = order.policy == "two_tier"
+        hold_nusd = award.ceiling_nusd + dearest_nusd if two_tier else max(award.ceiling_nusd, dearest_nusd)
         if order.budget_nusd is not None:
             hold_nusd = min(order.budget_nusd, hold_nusd)
         return Assignment(award=award, runners_up=runners_up, hold_nusd=hold_nusd)
@@ -180,9 +190,10 @@ class Clearing:
         ranked: Sequence[Candidate],
         prices: ShadowPrices | None,
         kept: Candidate | None,
+        granted: bool,
     ) -> Iterator[Candidate]:
         """The candidates the order can bear, in the order they are tried; lazily, since most are never asked for."""
-        if kept is not None and _bearable(order, kept, self._shadow_nusd(kept, prices), prices):
+        if kept is not None and (granted or _bearable(order, kept, self._shadow_nusd(kept, prices), prices)):
             yield kept
         if prices is None:
             yield from (c for c in ranked if c is not kept)

@@ -22,6 +22,7 @@ from .config import Config, load_config
 from .engine_book import Job, ask, shown
 from .engine_delivery import Check, Delivery
 from .engine_grant import Grant
+from .engine_pricing import shared_by_workers, upkeep
 from .engine_reserve import hand_over, resolve
 from .engine_rooms import Rooms, build_rooms, build_sellers, configured_accounts
 from .errors import Reject, RejectCode, Rejected, StoreUnavailable
@@ -64,8 +65,11 @@ class Corridor:
         sellers: Sequence[Provider] | None = None,
         store: Store | None = None,
         seed: int = 0,
+        apart: bool = False,
     ) -> None:
+        """sellers, store: instead of those configured; the store stays open. apart: prices come from a process beside."""
         self.config = config
+        self._apart = apart
         self._clock = clock or SystemClock()
         self._given_sellers = sellers
         self._given_store = store
@@ -80,20 +84,29 @@ class Corridor:
         return cls(config if isinstance(config, Config) else load_config(config), **given)
 
     async def __aenter__(self) -> Self:
+        url = self.config.store.url or "embedded://"
         store = self._given_store or await open_store(
-            self.config.store.url or "embedded://", durability=self.config.store.durability, clock=self._clock
+            url, durability=self.config.store.durability, clock=self._clock
         )
         sellers, simulated = self._given_sellers, False
         if sellers is None:
             sellers, simulated = build_sellers(self.config, self._clock, self._seed)
         worker = uuid.uuid4().hex[:12]
         self._rooms = rooms = build_rooms(
-            self.config, store, sellers, self._clock, worker=worker, simulated=simulated
+            self.config,
+            store,
+            sellers,
+            self._clock,
+            worker=worker,
+            simulated=simulated,
+            shared=shared_by_workers(url),
         )
         for account in configured_accounts(self.config):
             await store.put_account(account)
         await rooms.ledger.sweep()  # starting is recovering: whatever a dead process left is resolved first
         self._spawn(self._sweep_for_ever(rooms))
+        for work in upkeep(rooms, worker=worker, url=url, apart=self._apart):
+            self._spawn(work)
         return self
 
     async def __aexit__(
@@ -165,7 +178,15 @@ class Corridor:
                 rooms.shelf.put(order, book, job.rfq)
             raise self._refused(job, book.reject)
         quoted_s = time()
+        rooms.meter.note(order, book.eligible)
         choice = self._clear(order, book.eligible, grant)
+        if (
+            isinstance(choice, Reject)
+            and choice.code is RejectCode.CAPACITY_EXHAUSTED
+            and rooms.capacity.leased
+        ):
+            await rooms.capacity.refill()  # this worker's part is full; the store may have more
+            choice = self._clear(order, book.eligible, grant)
         if isinstance(choice, Reject):
             raise self._refused(job, choice)
         held = await rooms.ledger.reserve(order, choice)
@@ -227,7 +248,9 @@ class Corridor:
         rooms = self.rooms
         planned = next((c for c in eligible if grant is not None and grant.covers(c)), None)
         if grant is not None and planned is not None:
-            return rooms.clearing.choose(order, eligible, grant.over(rooms.capacity), kept=planned)
+            return rooms.clearing.choose(
+                order, eligible, grant.over(rooms.capacity), kept=planned, granted=True
+            )
         kept = rooms.affinity.keep(order, eligible, rooms.clearing.bid_nusd)
         return rooms.clearing.choose(order, eligible, rooms.capacity, kept=kept.candidate)
 

@@ -22,6 +22,7 @@ from .desk import Desk
 from .errors import ConfigInvalid
 from .events import EventBus
 from .ledger import Ledger
+from .market_maker_demand import DemandMeter
 from .quality import Predictor, Priors, Quality, load_priors
 from .shelf import Shelf
 from .store import Account, Period, Store
@@ -56,6 +57,7 @@ class Rooms:
     clearing: Clearing
     ledger: Ledger
     affinity: Affinity
+    meter: DemandMeter
     shelf: Shelf
     cached: CachedAnswers
     models: tuple[str, ...]
@@ -68,15 +70,22 @@ class Rooms:
 
 
 def build_rooms(
-    config: Config, store: Store, sellers: Sequence[Provider], clock: Clock, *, worker: str, simulated: bool
+    config: Config,
+    store: Store,
+    sellers: Sequence[Provider],
+    clock: Clock,
+    *,
+    worker: str,
+    simulated: bool,
+    shared: bool = False,
 ) -> Rooms:
-    """Connect sellers and store into a market; touches neither network nor disk."""
+    """Connect sellers and store into a market; touches neither network nor disk. ``shared``: limits are leased."""
     bus = EventBus()
     cached = CachedAnswers(clock)
     by_name: dict[str, Provider] = {seller.name: seller for seller in (*sellers, cached)}
     limits = {name: tuple(seller.limits) for name, seller in by_name.items()}
     market = config.market
-    capacity = Capacity(limits, clock, bus.emit)
+    capacity = Capacity(limits, clock, bus.emit, rates=store if shared else None, worker=worker)
     for seller in sellers:
         if isinstance(seller, ReportsWindows):
             seller.hear(capacity.correct)
@@ -100,6 +109,7 @@ def build_rooms(
         clearing=Clearing(capacity.rows, clock, bus.emit, attempts=market.attempts),
         ledger=Ledger(store, clock, bus.emit, hold_ms=market.hold_ms, in_doubt_ms=market.in_doubt_ms),
         affinity=Affinity(clock),
+        meter=DemandMeter(worker),
         shelf=Shelf(),
         cached=cached,
         models=tuple(sorted({offer.model for offer in offers})),

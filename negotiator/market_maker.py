@@ -42,6 +42,12 @@ HORIZON_MS: Final = 30_000
 SHARE: Final = 0.9
 """The part of the room that is priced as if it were all: the rest takes what demand varies."""
 
+BLEND: Final = 0.5
+"""How much new prices count against the ones before: a window that is full for a moment moves them, but not all."""
+
+QUIET_MS: Final = 60_000
+"""Without an order for so long, windows are empty and prices old: nobody needs new ones."""
+
 RunIn = Callable[[Callable[[], ShadowPrices | None]], Awaitable[ShadowPrices | None]]
 """Where pricing happens: a thread, a process, or (in virtual time) here and now."""
 
@@ -60,6 +66,7 @@ class MarketMaker:
             if row.kind is not RateKind.CONCURRENCY
         }
         self._warm: Prices | None = None
+        self._last: dict[str, int] | None = None
         self._heard: dict[str, int] = {}
 
     def observe(self, report: DemandReport) -> bool:
@@ -99,10 +106,17 @@ class MarketMaker:
         )
         return ShadowPrices(
             made_ms=now_ms,
-            nusd_per_million=nusd_per_million,
+            nusd_per_million=self._blended(nusd_per_million),
             unserved_nusd=expected.unserved_nusd,
             epoch=self.epoch,
         )
+
+    def _blended(self, new: Mapping[str, int]) -> dict[str, int]:
+        old = self._last if self._last is not None else new
+        names = {**new, **old}
+        mixed = {name: round(BLEND * new.get(name, 0) + (1 - BLEND) * old.get(name, 0)) for name in names}
+        self._last = {name: nusd for name, nusd in mixed.items() if nusd > 0}
+        return self._last
 
 
 async def in_a_thread(work: Callable[[], ShadowPrices | None]) -> ShadowPrices | None:
@@ -134,12 +148,18 @@ class LocalMarketMaker:
         self._taken = taken
         self._publish = publish
         self._run_in = run_in
+        self._heard_ms = 0
         self._meter.report(clock.now_ms(), {})
 
     async def step(self) -> ShadowPrices | None:
-        """Hear what came, price, publish; None while there was no demand."""
+        """Hear what came, price, publish; None while there was no demand for so long that prices no longer matter."""
         now_ms = self._clock.now_ms()
-        self._maker.observe(self._meter.report(now_ms, self._taken()))
+        report = self._meter.report(now_ms, self._taken())
+        self._maker.observe(report)
+        if report.orders:
+            self._heard_ms = now_ms
+        if now_ms - self._heard_ms > QUIET_MS:
+            return None
         prices = await self._run_in(lambda: self._maker.reprice(now_ms))
         if prices is not None and self._publish(prices):
             self._emit(Event("market.repriced", now_ms, {"rows": len(prices.nusd_per_million)}))

@@ -234,7 +234,7 @@ async def _work(world: World, sellers: Sequence[Provider], number: int, orders: 
 async def _process(
     world: World, mortal: MortalStore, sellers: Sequence[Provider], number: int, todo: list[int]
 ) -> None:
-    market = MarketConfig(hold_ms=HOLD_MS, in_doubt_ms=IN_DOUBT_MS)
+    market = MarketConfig(hold_ms=HOLD_MS, in_doubt_ms=IN_DOUBT_MS, reprice_ms=60_000)
     opened = False
     while not opened:
         with suppress(StoreUnavailable):

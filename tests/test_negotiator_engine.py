@@ -16,6 +16,7 @@ from negotiator.store import Account
 from negotiator.wire import Terms, terms_from
 from providers.clock import LoopClock, run_virtual
 from providers.simulated import Fault, FaultKind, Faults, default_sellers
+from providers.terms import Fill
 
 LUNA = "openai/gpt-6-luna"
 
@@ -361,3 +362,43 @@ async def test_an_answer_given_before_is_sold_again_to_the_same_account_that_opt
         ):
             other = await engine.complete(text, terms=terms_from(changed))
             assert other.tier == "standard"
+
+
+@virtual
+async def test_two_tiers_escalate_inside_one_hold() -> None:
+    """The cheap answer fails the buyer's check: a better model answers under the same hold, both are paid, once each."""
+    asked: list[str] = []
+
+    def check(fill: Fill) -> bool:
+        asked.append(fill.ticket.quote.model)
+        return len(asked) > 1
+
+    terms = terms_from({"budget_usd": "0.2", "policy": "two_tier"})
+    async with market() as engine:
+        done = await engine.complete("Prove it.", terms=terms, check=check)
+        assert [attempt.outcome for attempt in done.attempts] == ["CheckFailed", "ok"]
+        assert done.attempts[0].model == asked[0] != done.model
+        assert done.cost_nusd == sum(attempt.billed_nusd for attempt in done.attempts)
+        assert await posted_and_pending(engine) == (done.cost_nusd, 0)
+        content = await engine.complete("Prove it.", terms=terms)
+        assert len(content.attempts) == 1
+
+
+@virtual
+async def test_scarce_room_is_priced_and_prices_go_stale_without_demand() -> None:
+    """Orders that fill a seller's window make its limit dear within seconds; a minute of silence, and nobody asks."""
+    import asyncio
+
+    async with market(limits_scale=0.05) as engine:
+        orders = [
+            engine.complete(f"Question {n}?", terms=terms_from({"budget_usd": "0.02"}), max_tokens=80)
+            for n in range(120)
+        ]
+        answers = await asyncio.gather(*orders, return_exceptions=True)
+        assert sum(isinstance(answer, Completion) for answer in answers) > 50
+        await asyncio.sleep(5)
+        prices = engine.rooms.clearing.prices
+        assert prices is not None
+        assert any(nusd > 0 for nusd in prices.nusd_per_million.values())
+        await asyncio.sleep(3600)
+        assert engine.rooms.clearing.prices is None

@@ -195,7 +195,10 @@ async def serve_until_told(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    async with Engine.open(config, clock=SystemClock()) as engine, serve(engine, reuse_port=reuse_port) as at:
+    async with (
+        Engine.open(config, clock=SystemClock(), apart=True) as engine,
+        serve(engine, reuse_port=reuse_port) as at,
+    ):
         if ready is not None:
             ready(at)
         await told.wait()
