@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from .base import QUOTE_TTL_MS
@@ -182,20 +183,17 @@ class PriceList:
                 scale=scale,
             )
 
-        def ask(asked: RFQ, reduction: Reduction | None) -> Quote | Decline:
-            return quoter.quote(
-                asked,
-                ttl_ms=self._ttl_ms,
-                age_ms=age_ms,
-                cache=hope,
-                reduction=reduction,
-                token_factor=factor,
-                token_margin=margin,
-                capacity=at.capacity,
-                firm=at.firm,
-            )
-
-        quote = ask(rfq, at.reduction)
+        ask = partial(
+            quoter.quote,
+            ttl_ms=self._ttl_ms,
+            age_ms=age_ms,
+            cache=hope,
+            token_factor=factor,
+            token_margin=margin,
+            capacity=at.capacity,
+            firm=at.firm,
+        )
+        quote = ask(rfq, reduction=at.reduction)
         target_nusd = rfq.target.nusd if rfq.target is not None else None
         if isinstance(quote, Decline) or target_nusd is None or quote.ceiling_nusd <= target_nusd:
             return quote
@@ -236,7 +234,7 @@ def _bargain(
     quote: Quote,
     target_nusd: int,
     at: Standing,
-    ask: Callable[[RFQ, Reduction | None], Quote | Decline],
+    ask: Callable[..., Quote | Decline],
 ) -> Quote | Decline:
     """The nearest that a seller goes toward a ceiling of ``target_nusd``: its price first, then a shorter answer.
 
@@ -245,16 +243,15 @@ def _bargain(
     """
     best = quote
     if at.reserve is not None:
-        lowest = ask(rfq, at.reserve)
+        lowest = ask(rfq, reduction=at.reserve)
         if isinstance(lowest, Quote):
             best = lowest
             if lowest.ceiling_nusd <= target_nusd:
-                full = ask(rfq, None)
+                full = ask(rfq, reduction=None)
                 assert isinstance(full, Quote), "the same offer was quoted with a reduction"
                 part = math.floor(1000 * target_nusd / full.ceiling_nusd)
-                mild = ask(
-                    rfq, Reduction(DiscountKind.COUNTER, part, 1000, "second round: toward the target")
-                )
+                toward = Reduction(DiscountKind.COUNTER, part, 1000, "second round: toward the target")
+                mild = ask(rfq, reduction=toward)
                 if isinstance(mild, Quote) and lowest.ceiling_nusd <= mild.ceiling_nusd <= target_nusd:
                     return mild
                 return lowest
@@ -266,4 +263,4 @@ def _bargain(
     tokens = left_nusd * TOKENS_PER_RATE // output_rate if output_rate else 0
     if tokens < OUTPUT_SLACK * best.expected_output_tokens:
         return quote
-    return ask(replace(rfq, max_output_tokens=tokens), at.reserve or at.reduction)
+    return ask(replace(rfq, max_output_tokens=tokens), reduction=at.reserve or at.reduction)

@@ -43,6 +43,7 @@ __all__ = [
 DEFAULT_OUTPUT_TOKENS: Final = 300
 """The expected length of an answer when the house does not say."""
 MIN_VALID_MS: Final = 1
+MAX_LATENCIES: Final = 512
 P95: Final = 1.6448536269514722
 """Standard deviations from a lognormal's median to its 95th percentile."""
 EXCLUSIVE: Final = frozenset({"embeddings"})
@@ -90,9 +91,11 @@ class Quoter:
     """Quotes for one offer. ``next_id`` makes quote ids; ``age_ms`` below is the time since the offer was compiled."""
 
     __slots__ = (
+        "_latencies_ms",
         "_list_steps",
         "_next_id",
         "_path",
+        "_plain",
         "_writes",
         "late",
         "offer",
@@ -109,6 +112,7 @@ class Quoter:
         self.worst_input_rates = tuple(_worst(offer.steps, self._writes))
         self.slack_nusd = int(offer.cache is not None and _has_fractions(offer.steps))
         self._list_steps = offer.list_steps if offer.tier != "priority" else None
+        self._plain = not EXCLUSIVE & offer.tags
         self._path = _BY_TIER.get(offer.tier, DiscountKind.OFF_PEAK)
         self.set_speed(offer.speed)
 
@@ -117,6 +121,15 @@ class Quoter:
         self.speed = speed
         self.late = math.exp(P95 * speed.sigma)
         self.ttft_ms = Quantiles(_ms(speed.ttft_ms_p50), _ms(speed.ttft_ms_p50 * self.late))
+        self._latencies_ms: dict[int, Quantiles] = {}
+
+    def _latency_ms(self, output: int) -> Quantiles:
+        """How long an answer of so many tokens takes; kept, for lengths come again."""
+        median = self.speed.ttft_ms_p50 + self.speed.ms_per_output_token_p50 * output
+        if len(self._latencies_ms) >= MAX_LATENCIES:
+            self._latencies_ms.clear()
+        kept = self._latencies_ms[output] = Quantiles(_ms(median), _ms(median * self.late))
+        return kept
 
     def quote(
         self,
@@ -145,11 +158,16 @@ class Quoter:
         input_tokens, covered, output, max_output = sizes
         rates, worst = self._rates(covered, reduction)
         lines = _lines(rates, input_tokens, output, cache)
-        expected_nusd = sum(line.nusd for line in lines)
+        expected_nusd = 0
+        for line in lines:
+            expected_nusd += line.nusd
         ceiling_nusd = _up(covered * worst) + self.slack_nusd
         ceiling_nusd += _up(max_output * rates.output_nusd_per_mtok) + rates.request_nusd
-        median = self.speed.ttft_ms_p50 + self.speed.ms_per_output_token_p50 * output
-        discounts = self._discounts(rates, expected_nusd, input_tokens, output, covered, cache, reduction)
+        discounts: tuple[Discount, ...] = ()
+        if not (cache is NO_CACHE and reduction is None and self._list_steps is None):
+            discounts = tuple(
+                self._discounts(rates, expected_nusd, input_tokens, output, covered, cache, reduction)
+            )
         return Quote(
             quote_id=self._next_id(),
             rfq_id=rfq.rfq_id,
@@ -164,10 +182,10 @@ class Quoter:
             input_tokens=covered,
             expected_output_tokens=output,
             max_output_tokens=max_output,
-            latency_ms=Quantiles(_ms(median), _ms(median * self.late)),
+            latency_ms=self._latencies_ms.get(output) or self._latency_ms(output),
             ttft_ms=self.ttft_ms,
             valid_for_ms=self._valid_for_ms(ttl_ms, age_ms, cache),
-            discounts=tuple(discounts),
+            discounts=discounts,
             tags=offer.tags,
             capacity=capacity,
         )
@@ -200,7 +218,7 @@ class Quoter:
 
     def _refuses(self, rfq: RFQ) -> Decline | None:
         offer = self.offer
-        if rfq.capabilities <= offer.tags and not (EXCLUSIVE & offer.tags) - rfq.capabilities:
+        if rfq.capabilities <= offer.tags and (self._plain or EXCLUSIVE & offer.tags <= rfq.capabilities):
             return None
         missing = sorted(rfq.capabilities - offer.tags) or ["chat"]
         return Decline(
@@ -267,6 +285,11 @@ def quote_ids(prefix: str) -> Callable[[], str]:
 
 def _lines(rates: Rates, input_tokens: int, output: int, cache: CacheHope) -> tuple[PriceLine, ...]:
     """The expected bill: the mean over hit and miss of what is read, written and fresh."""
+    if cache is NO_CACHE and input_tokens and not rates.request_nusd:
+        return (
+            _line(LineKind.INPUT, input_tokens, rates.input_nusd_per_mtok),
+            _line(LineKind.OUTPUT, output, rates.output_nusd_per_mtok),
+        )
     lines: list[PriceLine] = []
     fresh = input_tokens
     if cache.read_tokens or cache.write_tokens or cache.rewrite_tokens:

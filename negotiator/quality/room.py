@@ -22,6 +22,7 @@ P95_FACTOR = 3.0
 TRAINED_ANSWERS = 100.0
 """What a trained predictor's level is worth against feedback: enough to resist noise, little enough to be moved."""
 _REFRESH_MS = 60_000
+_LENGTHS_MS = 250
 _CACHE_MAX = 256
 _CACHED_TEXT_MAX = 16_384
 _STATE_VERSION = 1
@@ -68,6 +69,8 @@ class Quality:
         self._evidence = Evidence(writer)
         self._adjustments: dict[tuple[tuple[str, ...], str], _Adjustment] = {}
         self._taught: list[str] = []
+        self._longer: set[str] = set()
+        self._lengths_ms = 0
         self._predicted: dict[str, Estimate] = {}
 
     def estimate(self, text: str, models: Sequence[str], *, task: str | None = None) -> Estimate:
@@ -116,9 +119,9 @@ class Quality:
             raise InputInvalid(f"output_tokens: expected 0 or more, was {output_tokens}")
         name = bare_name(model)
         _, _, length = self._expected(model, text)
-        ratio = math.log((1.0 + output_tokens) / (1.0 + length))
-        self._evidence.observe_length(name, task or "", ratio, self._clock_ms())
-        self._forget(name)
+        ratio, now_ms = math.log((1.0 + output_tokens) / (1.0 + length)), self._clock_ms()
+        self._evidence.observe_length(name, task or "", ratio, now_ms)
+        self._longer.add(name)
 
     def state(self) -> bytes:
         """All that was learnt, here and elsewhere, for :meth:`restore` after a restart or :meth:`merge` by others."""
@@ -164,6 +167,13 @@ class Quality:
         one = self._predict(text)
         return float(one.mean[column]), TRAINED_ANSWERS, float(one.output_tokens[column])
 
+    def _take_lengths(self, now_ms: int) -> None:
+        """Lengths come with every answer and move estimates little: they are taken up together."""
+        for name in self._longer:
+            self._forget(name)
+        self._longer.clear()
+        self._lengths_ms = now_ms
+
     def _forget(self, name: str) -> None:
         """Something was learnt of one model: what is cached of it will be renewed when it is next asked for."""
         self._taught.append(name)
@@ -173,6 +183,8 @@ class Quality:
 
     def _adjustment(self, models: tuple[str, ...], task: str) -> _Adjustment:
         now_ms = self._clock_ms()
+        if self._longer and not 0 <= now_ms - self._lengths_ms < _LENGTHS_MS:
+            self._take_lengths(now_ms)
         known = self._adjustments.get((models, task))
         if known is not None and 0 <= now_ms - known.at_ms < _REFRESH_MS:
             if known.taught == len(self._taught):
