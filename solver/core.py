@@ -113,7 +113,7 @@ def linear(
     unit = max(float(np.abs(objective).mean()), 1e-12)
     if np.any(np.delete(given.room, kept) < 0):  # a row no pair can help
         return LinearSolution(np.zeros(count), np.zeros(k_all), 0.0, False, True)
-    builder = mbh.ModelBuilderHelper()
+    builder: Any = mbh.ModelBuilderHelper()
     builder.fill_model_from_sparse_data(
         np.zeros(count), np.ones(count), objective / unit, np.full(total, -np.inf), upper, matrix
     )
@@ -164,7 +164,7 @@ def integer(
         return IntegerSolution(None, False, True)
     objective = given.cost - value
     unit = max(float(np.abs(objective).mean()), 1e-12)
-    builder = mbh.ModelBuilderHelper()
+    builder: Any = mbh.ModelBuilderHelper()
     builder.fill_model_from_sparse_data(
         np.zeros(count), np.ones(count), objective / unit, np.full(total, -np.inf), upper, matrix
     )

@@ -40,6 +40,7 @@ def fitting(rows: Rows, i: Ints, left: Floats) -> npt.NDArray[np.bool_]:
         u: Any = 1.0
         if isinstance(usage, np.ndarray):
             u = usage[i, None] if usage.ndim == 1 else usage[i]
+        ok: Any
         outside = None if family.inside is None else ~family.inside[i, None]
         if family.group is not None:
             most = np.append(np.where(family.slots >= 0, room[family.slots], np.inf), np.inf)[family.group[i]]
@@ -52,7 +53,7 @@ def fitting(rows: Rows, i: Ints, left: Floats) -> npt.NDArray[np.bool_]:
                 tight = np.where(family.cover[on] != 0, room[family.slots[on]][:, None], np.inf).min(axis=0)
                 ok = u <= tight
             else:
-                ok = (family.cover[on] <= room[family.slots[on]][:, None]).all(axis=0)[None, :]
+                ok = np.asarray((family.cover[on] <= room[family.slots[on]][:, None]).all(axis=0))[None, :]
         fits &= ok if outside is None else ok | outside
     return fits
 

@@ -31,6 +31,7 @@ CHUNK_PAIRS = (
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -46,9 +47,18 @@ class Passes:
         """work(lo, hi) for consecutive ranges that cover 0..n-1, each of about CHUNK_PAIRS pairs."""
         step = max(1, CHUNK_PAIRS // max(1, m))
         ranges = [(lo, min(n, lo + step)) for lo in range(0, n, step)]
-        if self._pool is None or len(ranges) == 1:
-            return (work(lo, hi) for lo, hi in ranges)
-        return self._pool.map(lambda r: work(*r), ranges)
+        return self.map(lambda r: work(*r), ranges)
+
+    def map(self, work: Callable[[Item], Result], items: list[Item]) -> Iterator[Result]:
+        """work(item) for every item, results in order."""
+
+        def quiet(item: Item) -> Result:
+            with np.errstate(all="ignore"):  # NEVER times a price may overflow, to infinity as it should
+                return work(item)
+
+        if self._pool is None or len(items) == 1:
+            return map(quiet, items)
+        return self._pool.map(quiet, items)
 
     def close(self) -> None:
         """Stops the threads."""
@@ -170,6 +180,16 @@ class Rows:
             term *= row[:, None]
         r += term
 
+    def most_use(self, family: Family, i: Ints) -> Floats:
+        """float64[len(i)]: the largest |usage| of a family over the possible columns of each request."""
+        if not isinstance(family.usage, np.ndarray):
+            return np.full(len(i), float(np.abs(family.cover).max()))
+        if family.usage.ndim == 1:
+            return np.abs(family.usage[i].astype(np.float64))
+        return np.asarray(
+            np.where(self.possible[i], np.abs(family.usage[i]), 0).max(axis=1), dtype=np.float64
+        )
+
     def pairs(self, i: Ints, j: Ints) -> tuple[Ints, Ints, Floats]:
         """Usage of pairs (i[p], j[p]) as triples (p, active row, usage), zeros left out."""
         parts = []
@@ -206,7 +226,7 @@ class Rows:
             fi, fj = i[keep], j[keep]
             u = family.values(fi, fj)
             if family.group is None:
-                rows = family.cover @ np.bincount(fj, weights=u, minlength=self.m)
+                rows: Any = family.cover @ np.bincount(fj, weights=u, minlength=self.m)
             else:
                 g = family.group[fi]
                 u = u * family.cover[0][fj]
@@ -258,9 +278,9 @@ def compile_rows(problem: Problem, passes: Passes, surplus: bool = False) -> Row
         possible,
         cost,
         weight,
-        possible.any(axis=1),
+        np.asarray(possible.any(axis=1)),
         provable,
-        provable.any(axis=1),
+        np.asarray(provable.any(axis=1)),
         np.array(active, dtype=np.int64),
         np.concatenate(caps) if caps else np.zeros(0),
         families,

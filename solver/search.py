@@ -6,10 +6,12 @@ import time
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from . import prices
-from .rounding import Choice
 from .rows import Floats, Rows
+
+Choice = npt.NDArray[np.int32]
 
 __all__ = ["Deadline", "Search"]
 
@@ -52,6 +54,7 @@ class Search:
     score: tuple[float, float] = (-np.inf, -np.inf)
     lam: Floats = field(default_factory=lambda: np.zeros(0))
     least: Floats = field(default_factory=lambda: np.zeros(0))
+    last_least: Floats = field(default_factory=lambda: np.zeros(0))
     nu: float = float("inf")
     bound: float = -np.inf
     mu: Floats = field(default_factory=lambda: np.zeros(0))
@@ -82,7 +85,7 @@ class Search:
     def price(self, lam: Floats) -> bool:
         """Takes prices if they prove more for the plan at hand; says whether they did."""
         lam = np.maximum(lam, 0.0)
-        least = prices.cheapest(self.rows, lam)
+        least = self.last_least = prices.cheapest(self.rows, lam)
         bound, nu = self._bound(lam, least)
         if not self.surplus and self.bound == -np.inf and len(self.least):
             self.bound, self.nu = self._bound(self.lam, self.least)
@@ -90,6 +93,19 @@ class Search:
             return False
         self.lam, self.least, self.nu, self.bound = lam, least, nu, bound
         return True
+
+    def believe(self, lam: Floats) -> float:
+        """Prices of V: taken for the cost at once, for what can be served after division by V per weight.
+
+        Returns the bound of V times what is not served plus cost.
+        """
+        rows = self.rows
+        self.price(lam)
+        least = self.last_least
+        if not self.surplus and rows.n:
+            per_weight = float(self.worth.sum() / rows.weight.sum())
+            self.price_served(lam / per_weight)
+        return float(np.minimum(least[rows.option], self.worth[rows.option]).sum()) - float(lam @ rows.caps)
 
     def _bound(self, lam: Floats, least: Floats) -> tuple[float, float]:
         if self.surplus:

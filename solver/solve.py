@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 
-from .core import integer, linear, part
+from .blas import one_blas_thread
+from .exact import prove
 from .greedy import fill
 from .online import Prices
 from .problem import InvalidProblem, Plan, Problem, StopReason, Termination
 from .reasons import explain_unserved
-from .rounding import Choice, candidates, margins, reoptimise
-from .rows import Floats, Ints, Passes, Rows, compile_rows
+from .relax import relax, relax_kept, relax_served
+from .rounding import improve
+from .rows import Floats, Passes, Rows, compile_rows
 from .search import Deadline, Search
 
 __all__ = ["solve"]
 
 OBJECTIVES = ("served_then_cost", "surplus")
-WHOLE_PAIRS = 1500  # up to here one integer program sees every pair
-LINEAR_PAIRS = 60_000  # up to here one linear program does
+WHOLE_PAIRS = 3000  # up to here the optimum is sought and proven by exhaustive search
+EXACT_AFTER = 2  # neighbourhoods without a better plan before it starts
+PRICE_SHARE = 0.6  # of the time left, for the prices
+PROOF_SHARE = 0.15  # of the time left, kept back for the proof when somebody stays unserved
 WORTH = 30.0  # V, in mean dearest costs: large enough that serving comes first
 
 
@@ -49,12 +53,13 @@ def solve(
     deadline = Deadline(time_limit_s)
     passes = Passes(threads)
     try:
-        rows = compile_rows(problem, passes, surplus)
-        deadline.stage("compile")
-        search = _start(rows, deadline, surplus, gap, seed)
-        if not search.done:
-            _stages(search, warm)
-        plan = _plan(search, objective)
+        with one_blas_thread(), np.errstate(all="ignore"):
+            rows = compile_rows(problem, passes, surplus)
+            deadline.stage("compile")
+            search = _start(rows, deadline, surplus, gap, seed)
+            if not search.done:
+                _stages(search, warm)
+            plan = _plan(search, objective)
     finally:
         passes.close()
     return plan
@@ -86,159 +91,32 @@ def _start(rows: Rows, deadline: Deadline, surplus: bool, gap: float, seed: int)
 
 
 def _stages(search: Search, warm: Prices | None) -> None:
+    """Exact when small; else prices, then rounding, then a sharper proof where somebody stays unserved."""
     rows, deadline = search.rows, search.deadline
-    pairs = int(np.count_nonzero(rows.possible))
-    if pairs <= WHOLE_PAIRS:
-        _whole(search)
-        deadline.stage("exact")
-    if search.infeasible or not deadline.left or (search.done and not search.optimal):
-        return
-    start = _relaxed(search) if pairs <= LINEAR_PAIRS else _sampled(search, warm)
+    given = None if warm is None else np.maximum(warm.lam[rows.active], 0.0)
+    base, loose = relax(search, given, PRICE_SHARE)
     deadline.stage("prices")
-    if not search.infeasible and not search.done:
-        _improve(search, start)
-    deadline.stage("rounding")
-    if not search.surplus and search.score[0] < rows.weight[rows.alive].sum() and deadline.left:
-        _price_unserved(search)
+    unsure = not search.surplus and bool(np.any(base[rows.alive] == rows.m))
+    if unsure and deadline.left:
+        relax_served(search, base, PRICE_SHARE / 2)
+        deadline.stage("served")
+    if _small(search) and deadline.left and not search.optimal:
+        if not search.done:
+            improve(search, base, loose, 0.0, EXACT_AFTER)
+        prove(search)
+        deadline.stage("exact")
+    if not search.infeasible and not search.optimal and not search.done and deadline.left:
+        reserve = PROOF_SHARE * deadline.left if unsure else 0.0
+        improve(search, base, loose, reserve)
+        deadline.stage("rounding")
+    if unsure and deadline.left and search.found:
+        relax_kept(search, base)
         deadline.stage("proof")
 
 
-def _whole(search: Search) -> None:
-    """One integer program on all pairs: first the most served, then the least cost."""
-    rows = search.rows
-    i, j = (at.astype(np.int64) for at in np.nonzero(rows.possible))
-    given = part(rows, i, j, rows.room)
-    if search.surplus:
-        found = integer(given, search.worth[i], search.deadline.left, "", "scip")
-        if found.infeasible:
-            search.infeasible = True
-        elif found.x is not None:
-            search.offer(_chosen(rows, i, j, found.x))
-            search.optimal = found.optimal
-        return
-    most = part(rows, i, j, rows.room)
-    most.cost = np.zeros(len(i))
-    first = integer(most, rows.weight[i], search.deadline.left / 2, "", "scip")
-    if first.x is None:
-        search.infeasible = first.infeasible
-        return
-    search.offer(_chosen(rows, i, j, first.x))
-    served = float(rows.weight[i[first.x]].sum())
-    weight = rows.weight[i]
-    second = integer(given, 0.0, search.deadline.left, "", "scip", (weight, served * (1 - 1e-9)))
-    if second.x is not None:
-        search.offer(_chosen(rows, i, j, second.x))
-        search.optimal = first.optimal and second.optimal and search.score[0] >= served
-
-
-def _chosen(rows: Rows, i: Ints, j: Ints, x: np.ndarray) -> Choice:  # type: ignore[type-arg]
-    choice = np.full(rows.n, -1, np.int32)
-    choice[i[x]] = j[x]
-    return choice
-
-
-def _relaxed(search: Search) -> Choice:
-    """The linear program on all pairs; returns its integral part."""
-    rows = search.rows
-    i, j = (at.astype(np.int64) for at in np.nonzero(rows.possible))
-    given = part(rows, i, j, rows.caps)
-    solution = linear(given, search.worth[i], search.deadline.left * 0.7)
-    if solution.infeasible:
-        search.infeasible = True
-        return search.choice
-    _believe(search, solution.lam)
-    if not search.surplus and search.deadline.left:
-        given.cost = np.zeros(len(i))
-        search.price_served(linear(given, rows.weight[i], search.deadline.left * 0.3).lam)
-    return _chosen(rows, i, j, solution.x > 1 - 1e-6)
-
-
-def _believe(search: Search, lam: Floats) -> None:
-    """Prices of V: for the cost at once, for what can be served after division by V per weight."""
-    search.price(lam)
-    if not search.surplus and search.rows.n:
-        per_weight = float(search.worth.sum() / search.rows.weight.sum())
-        search.price_served(lam / per_weight)
-
-
-def _sampled(search: Search, warm: Prices | None) -> Choice:
-    """Prices of a sample, then linear programs over the near ties of all requests."""
-    rows = search.rows
-    if warm is not None:
-        lam = np.maximum(warm.lam[rows.active], 0.0)
-    else:
-        rng = np.random.default_rng(search.seed)
-        alive = np.flatnonzero(rows.alive)
-        size = min(len(alive), LINEAR_PAIRS // max(1, rows.m))
-        sample = np.sort(rng.choice(alive, size, replace=False))
-        at, j = np.nonzero(rows.possible[sample])
-        i = sample[at]
-        room = np.where(rows.caps > 0, rows.caps * size / len(alive), rows.caps)
-        lam = linear(part(rows, i, j, room), search.worth[i], search.deadline.left * 0.3).lam
-    _believe(search, lam)
-    choice = search.choice
-    for _ in range(3):
-        if search.deadline.left <= 0 or search.done:
-            break
-        best, margin = margins(rows, lam, search.worth)
-        near = np.sort(np.argsort(margin, kind="stable")[: max(3000, 8 * rows.k)])
-        near = near[rows.alive[near]]
-        fixed = best.copy()
-        fixed[near] = -1
-        room = rows.caps - rows.load(fixed)
-        i, j = candidates(rows, lam, near, 6)
-        solution = linear(part(rows, i, j, room), search.worth[i], search.deadline.left * 0.4)
-        if not solution.optimal:
-            break
-        lam = solution.lam
-        _believe(search, lam)
-        fixed[i[solution.x > 1 - 1e-6]] = j[solution.x > 1 - 1e-6]
-        choice = fixed
-    return choice
-
-
-def _improve(search: Search, start: Choice) -> None:
-    """Repair the relaxed choice into a plan, then re-optimise neighbourhoods until time or gap."""
-    rows, deadline = search.rows, search.deadline
-    lam = search.lam
-    _, margin = margins(rows, lam, search.worth)
-    alive = np.flatnonzero(rows.alive)
-    free = alive[start[alive] < 0]
-    if rows.feasible(start) or search.found:
-        order = np.concatenate([alive[start[alive] >= 0], free])
-        repaired = start.copy()
-        left = rows.room - rows.load(repaired)
-        if np.all(left >= 0):
-            fill(rows, repaired, free, left, lam)
-        else:
-            repaired = np.full(rows.n, -1, np.int32)
-            fill(rows, repaired, order, rows.room, lam)
-        search.offer(repaired)
-    near = alive[np.argsort(margin[alive], kind="stable")[:150]]
-    nearest = np.union1d(free[:200], near)
-    i, j = candidates(rows, lam, nearest, 6, start)
-    search.offer(reoptimise(rows, start, i, j, search.worth, deadline.left * 0.5, 1.0))
-    rng = np.random.default_rng(search.seed)
-    chance = 1.0 / (1e-3 + margin[alive] / max(float(np.median(margin[alive])), 1e-9))
-    chance /= chance.sum()
-    stale = 0
-    while search.found and not search.done and deadline.left > 0.02 and stale < 60:
-        unserved = alive[search.choice[alive] < 0]
-        drawn = rng.choice(alive, min(len(alive), 90), replace=False, p=chance)
-        i, j = candidates(rows, lam, np.union1d(unserved[:30], drawn), 6, search.choice)
-        better = reoptimise(rows, search.choice, i, j, search.worth, deadline.left, 0.2)
-        stale = 0 if search.offer(better) else stale + 1
-
-
-def _price_unserved(search: Search) -> None:
-    """Some weight stays unserved: prices for "serve at least as much" prove more than those of V."""
-    rows = search.rows
-    if np.count_nonzero(rows.possible) > LINEAR_PAIRS:
-        return
-    i, j = (at.astype(np.int64) for at in np.nonzero(rows.possible))
-    given = part(rows, i, j, rows.caps)
-    weight = rows.weight[i]
-    search.price(linear(given, 0.0, search.deadline.left, (weight, search.score[0])).lam)
+def _small(search: Search) -> bool:
+    """Whether exhaustive search has a chance: few pairs, or none that surely holds without it."""
+    return bool(np.count_nonzero(search.rows.possible) <= WHOLE_PAIRS) or not search.found
 
 
 def _plan(search: Search, objective: str) -> Plan:
