@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from providers.base import Provider
@@ -141,10 +141,11 @@ class Execution:
     async def deltas(self) -> AsyncGenerator[Delta]:
         """The answer as it comes; ends early, without raising, when it breaks off or nobody delivers."""
         self._started_s = asyncio.get_running_loop().time()
-        for candidate in self._assignment.candidates:
+        for planned in self._assignment.candidates:
             if self._done or self._attempts_left == 0:
                 break
-            if not self._may_start(candidate):
+            candidate = self._fitted(planned)
+            if candidate is None:
                 continue
             slot = self._house.take(candidate, retry=bool(self._attempts))
             if slot is None:
@@ -162,16 +163,22 @@ class Execution:
             fill = self._best[0]  # no answer passed the check: the last one is still an answer
             yield Delta(delta=fill.message, finish_reason=fill.finish_reason, usage=fill.usage)
 
-    def _may_start(self, candidate: Candidate) -> bool:
-        if self._billed_nusd + candidate.ceiling_nusd > self._assignment.hold_nusd:
-            return False
+    def _fitted(self, candidate: Candidate) -> Candidate | None:
+        """The candidate if its attempt may start now, with an answer as long as what is left of the hold allows."""
         left_ms = self._left_ms()
-        if left_ms is None:
-            return True
-        if left_ms <= 0 or (self._attempts and candidate.quote.latency_ms.p50 > left_ms):
+        if left_ms is not None and (
+            left_ms <= 0 or (self._attempts and candidate.quote.latency_ms.p50 > left_ms)
+        ):
             self._cause = "deadline"
-            return False
-        return True
+            return None
+        left_nusd = self._assignment.hold_nusd - self._billed_nusd
+        if candidate.ceiling_nusd <= left_nusd:
+            return candidate
+        tokens = candidate.quote.affordable_output(left_nusd)
+        if self._order.max_output_tokens is not None or tokens < max(1, candidate.estimate.output_tokens_p95):
+            return None
+        ceiling_nusd = candidate.quote.ceiling_with(tokens)
+        return replace(candidate, max_output_tokens=tokens, ceiling_nusd=ceiling_nusd)
 
     def _left_ms(self) -> int | None:
         if self._order.deadline_ms is None:

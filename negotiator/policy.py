@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
-from providers.terms import TOKENS_PER_RATE, Decline, DeclineCode, Quote, Target
+from providers.terms import Decline, DeclineCode, Quote, Target
 
 from .errors import Reject, RejectCode
 from .money import format_usd
@@ -51,12 +51,12 @@ def consider(
     if limit_nusd is not None and ceiling_nusd > limit_nusd:
         needed_nusd = ceiling_nusd
         if order.max_output_tokens is None:
-            affordable = _affordable_output(quote, limit_nusd)
+            affordable = quote.affordable_output(limit_nusd)
             if affordable >= max(1, min(estimate.output_tokens_p95, quote.max_output_tokens)):
-                max_output_tokens, ceiling_nusd = affordable, _ceiling_with(quote, affordable)
+                max_output_tokens, ceiling_nusd = affordable, quote.ceiling_with(affordable)
                 needed_nusd = 0
             else:
-                needed_nusd = _ceiling_with(quote, min(estimate.output_tokens_p95, quote.max_output_tokens))
+                needed_nusd = quote.ceiling_with(min(estimate.output_tokens_p95, quote.max_output_tokens))
         if needed_nusd:
             misses += _money_misses(order, needed_nusd)
     return Candidate(
@@ -111,27 +111,6 @@ def _money_misses(order: Order, needed_nusd: int) -> Iterable[Miss]:
         short.pop("value_usd")  # value follows the budget unless it was given
     for term, nusd in short.items():
         yield Miss(term, format_usd(nusd), format_usd(needed_nusd), Loss.OVER_BUDGET)
-
-
-def _output_nusd(quote: Quote, tokens: int) -> int:
-    return -(-tokens * quote.rates.output_nusd_per_mtok // TOKENS_PER_RATE)
-
-
-def _ceiling_with(quote: Quote, output_tokens: int) -> int:
-    """The quote's ceiling for an answer of at most ``output_tokens``."""
-    return (
-        quote.ceiling_nusd - _output_nusd(quote, quote.max_output_tokens) + _output_nusd(quote, output_tokens)
-    )
-
-
-def _affordable_output(quote: Quote, limit_nusd: int) -> int:
-    """The longest answer whose ceiling fits ``limit_nusd``; -1 when the input alone does not."""
-    left_nusd = limit_nusd - _ceiling_with(quote, 0)
-    if left_nusd < 0:
-        return -1
-    rate = quote.rates.output_nusd_per_mtok
-    tokens = left_nusd * TOKENS_PER_RATE // rate if rate else quote.max_output_tokens
-    return min(tokens, quote.max_output_tokens)
 
 
 Key = Callable[[Candidate], tuple[float, ...]]

@@ -290,6 +290,23 @@ class Quote:
     tags: frozenset[str] = frozenset()
     capacity: int | None = None
 
+    def ceiling_with(self, output_tokens: int) -> int:
+        """The ceiling for an answer of at most ``output_tokens``, nano-dollars."""
+        rate = self.rates.output_nusd_per_mtok
+        longest, shorter = (
+            -(-tokens * rate // TOKENS_PER_RATE) for tokens in (self.max_output_tokens, output_tokens)
+        )
+        return self.ceiling_nusd - longest + shorter
+
+    def affordable_output(self, limit_nusd: int) -> int:
+        """The longest answer whose ceiling fits ``limit_nusd``; -1 when the input alone does not."""
+        left_nusd = limit_nusd - self.ceiling_with(0)
+        if left_nusd < 0:
+            return -1
+        rate = self.rates.output_nusd_per_mtok
+        tokens = left_nusd * TOKENS_PER_RATE // rate if rate else self.max_output_tokens
+        return min(tokens, self.max_output_tokens)
+
     @property
     def key(self) -> str:
         """``provider/model`` as buyers write it."""

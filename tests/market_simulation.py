@@ -341,17 +341,17 @@ def _note(world: World, terms: Any, done: Completion) -> None:
 async def _settle_down(world: World, sellers: Sequence[Provider]) -> None:
     """All timeouts pass; then nothing is pending, every row fits, and money was conserved."""
     async with Engine(
-        Config(market=MarketConfig(hold_ms=HOLD_MS, in_doubt_ms=IN_DOUBT_MS)),
+        Config(market=MarketConfig(hold_ms=HOLD_MS, in_doubt_ms=IN_DOUBT_MS, reprice_ms=600_000)),
         clock=world.clock,
         sellers=sellers,
         store=world.store,
     ):
-        await asyncio.sleep(24 * 3600)
+        await asyncio.sleep(2 * 3600)
     await world.check()
     for account in BUDGETS:
         (balance, *_) = await world.store.balances(account, world.clock.now_ms())
         if balance.pending_nusd:
-            world.fail(f"{account}: {balance.pending_nusd} nano-dollars still pending a day later")
+            world.fail(f"{account}: {balance.pending_nusd} nano-dollars still pending two hours later")
     wrong = await world.store.audit()
     if wrong:
         world.fail(f"the ledger does not fit: {wrong[0]}")
