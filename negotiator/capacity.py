@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from providers.clock import Clock
@@ -20,6 +21,7 @@ from .capacity_health import Breaker, Health, RetryBudget
 from .capacity_latency import Latencies, Spread, patience_ms
 from .capacity_leases import RENEW_MS, LeasedSlots, LeasedWindow, Leases
 from .capacity_windows import Bucket, Slots, Window
+from .errors import StoreUnavailable
 from .events import Emit, Event
 from .limits import UNITS, Full, Lack, LimitRow, Load, limit_rows
 from .order import Loss
@@ -274,7 +276,8 @@ class Capacity:
                 await self.refill()
                 await asyncio.sleep(RENEW_MS / 1000)
         finally:
-            await self._leases.close(self.now_ms())
+            with suppress(StoreUnavailable):  # what is not given back comes free by itself
+                await self._leases.close(self.now_ms())
 
     # Health -----------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ cheapest-first. :class:`LocalMarketMaker` lives inside an engine; processes of t
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -35,6 +36,8 @@ __all__ = [
     "prices_from_bytes",
     "prices_to_bytes",
 ]
+
+logger = logging.getLogger("negotiator.market_maker")
 
 HORIZON_MS: Final = 30_000
 """How far ahead demand is set against room: half a usual window, so that a window that runs full shows in prices."""
@@ -166,10 +169,13 @@ class LocalMarketMaker:
         return prices
 
     async def run(self, reprice_ms: int) -> None:
-        """Do so every ``reprice_ms``, until cancelled."""
+        """Do so every ``reprice_ms``, until cancelled; a step that fails leaves the last prices and is logged."""
         while True:
             await asyncio.sleep(reprice_ms / 1000)
-            await self.step()
+            try:
+                await self.step()
+            except Exception:
+                logger.exception("no new prices")
 
 
 def prices_to_bytes(prices: ShadowPrices) -> bytes:

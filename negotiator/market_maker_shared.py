@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 from providers.clock import Clock
 
@@ -25,11 +25,22 @@ __all__ = ["PRICES_KEY", "ROLE", "SharedMarketMaker", "WorkerPost"]
 
 logger = logging.getLogger("negotiator.market_maker")
 
+Told = TypeVar("Told")
+
 ROLE: Final = "market_maker"
 PRICES_KEY: Final = "market:prices"
 MAX_WORKERS: Final = 64
 LEASES: Final = 3
 """A lease of lead, a worker's number and a report last so many rounds."""
+
+
+def _read(parse: Callable[[bytes], Told], data: bytes) -> Told | None:
+    """What another process wrote, None where it writes another language: workers are not all updated at once."""
+    try:
+        return parse(data)
+    except ValueError as error:
+        logger.warning("not understood in the store: %s", error)
+        return None
 
 
 def _demand_key(number: int) -> str:
@@ -67,11 +78,10 @@ class WorkerPost:
             report = self._meter.report(now_ms, self._taken())
             await self._store.publish(_demand_key(number), report.to_bytes(), ttl_ms)
         told = await self._store.read(PRICES_KEY)
-        if told is not None:
-            prices = prices_from_bytes(told)
-            if self._publish(prices) and prices.epoch != self._epoch:
-                self._epoch = prices.epoch
-                self._meter.forget()  # the new market maker knows no classes
+        prices = None if told is None else _read(prices_from_bytes, told)
+        if prices is not None and self._publish(prices) and prices.epoch != self._epoch:
+            self._epoch = prices.epoch
+            self._meter.forget()  # the new market maker knows no classes
 
     async def run(self, reprice_ms: int) -> None:
         """Do so every ``reprice_ms``, until cancelled; a store that is away is asked again."""
@@ -133,8 +143,9 @@ class SharedMarketMaker:
             self._emit(Event("market_maker.leads", self._clock.now_ms(), {"epoch": epoch}))
         posts = await asyncio.gather(*[self._store.read(_demand_key(k)) for k in range(MAX_WORKERS)])
         for post in posts:
-            if post is not None:
-                self._maker.observe(DemandReport.from_bytes(post))
+            report = None if post is None else _read(DemandReport.from_bytes, post)
+            if report is not None:
+                self._maker.observe(report)
         maker, now_ms = self._maker, self._clock.now_ms()
         prices = await self._run_in(lambda: maker.reprice(now_ms))
         if prices is not None:

