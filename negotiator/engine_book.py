@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from providers.cached_answers import answer_key
@@ -36,6 +37,11 @@ class Job:
     settlement: Settlement | None = None
     reject: Reject | None = None
     state: str = "RECEIVED"
+
+    def slim(self) -> None:
+        """Let go of what only its making needed; its history has been written down."""
+        self.rfq, self.assignment = None, None
+        self.rounds.clear()
 
     def history(
         self, attempts: Sequence[Attempt] = (), billed_nusd: int = 0, house_nusd: int = 0
@@ -153,11 +159,12 @@ def _beliefs(
     strange = tuple({quote.model for quote in quotes} - known.keys())
     if strange:
         text = prompt_text(order.body)
-        known |= _rows(strange, rooms.quality.estimate(text, strange, task=order.task))
+        return known | _rows(strange, rooms.quality.estimate(text, strange, task=order.task))
     return known
 
 
-def _rows(models: Sequence[str], estimate: Estimate) -> dict[str, QualityEstimate]:
+@lru_cache(maxsize=16)
+def _rows(models: tuple[str, ...], estimate: Estimate) -> dict[str, QualityEstimate]:
     columns = (
         estimate.mean.tolist(),
         estimate.sd.tolist(),

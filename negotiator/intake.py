@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -55,7 +55,6 @@ def to_order(
         terms = terms.over((profiles or {})[profile])
     named = None if model == "auto" or model.startswith("auto:") else model
     budget_nusd = terms.budget_usd if terms.budget_usd is not None else default_budget_nusd
-    content = {**body, "stream": False, "stream_options": None}
     return Order(
         order_id=terms.order_id or f"ord_{uuid.uuid4().hex}",
         account=terms.account or account,
@@ -79,7 +78,7 @@ def to_order(
         stream=stream,
         keep_answer=terms.order_id is not None,
         max_output_tokens=next((body[name] for name in _OUTPUT_LIMITS if body.get(name) is not None), None),
-        digests=_digests(content, terms),
+        digests=_Digests(body, terms),
     )
 
 
@@ -200,12 +199,39 @@ def _kind(value: Any) -> str:
     )
 
 
-def _digests(body: Mapping[str, Any], terms: Terms) -> dict[str, str]:
-    """A hash per field, so that a repeated order id can name what changed; budget and value are left out."""
-    fields: dict[str, Any] = {name: value for name, value in body.items() if value is not None}
-    given = terms.model_dump(exclude_none=True, exclude={"budget_usd", "value_usd", "order_id", "profile"})
-    fields |= {f"terms.{name}": value for name, value in given.items()}
-    return {name: _digest(value) for name, value in sorted(fields.items())}
+class _Digests(Mapping[str, str]):
+    """A hash per field, made when first looked at, so that a repeated order id can name what changed.
+
+    Budget and value are left out, and whether the answer is streamed.
+    """
+
+    __slots__ = ("_body", "_made", "_terms")
+
+    def __init__(self, body: Mapping[str, Any], terms: Terms) -> None:
+        self._body = body
+        self._terms = terms
+        self._made: dict[str, str] | None = None
+
+    def __getitem__(self, name: str) -> str:
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def _all(self) -> dict[str, str]:
+        if self._made is None:
+            fields = {name: value for name, value in self._body.items() if value is not None}
+            fields.pop("stream_options", None)
+            given = self._terms.model_dump(exclude_none=True, exclude=_NOT_COMPARED)
+            fields |= {"stream": False} | {f"terms.{name}": value for name, value in given.items()}
+            self._made = {name: _digest(value) for name, value in sorted(fields.items())}
+        return self._made
+
+
+_NOT_COMPARED = {"budget_usd", "value_usd", "order_id", "profile"}
 
 
 def _digest(value: Any) -> str:
