@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from negotiator.quality.lexicon import DOMAINS
 
-__all__ = ["BUCKETS", "HAND", "Encoded", "Single", "concatenated", "encode", "encode_all"]
+__all__ = ["BUCKETS", "COUNT_MAX", "HAND", "Encoded", "Single", "concatenated", "encode", "encode_all"]
 
 Single = npt.NDArray[np.float32]
 
@@ -24,6 +24,8 @@ BUCKETS = 2**17
 """Byte n-grams use the lower half, words and word pairs the upper."""
 
 HEAD_BYTES, TAIL_BYTES = 1100, 400
+COUNT_MAX = HEAD_BYTES + TAIL_BYTES + 8
+"""A bucket occurs less often in one text."""
 _BATCH = 256
 _HALF_BITS = 16
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -211,21 +213,28 @@ def _numbers(n: int, raw: npt.NDArray[np.uint8], doc: npt.NDArray[np.int64]) -> 
 
 def _options(n: int, raw: npt.NDArray[np.uint8], doc: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Lines like ``B. text`` or ``(B) text``: count, any, mean and spread of their length, share with digits; lines."""
-    line = np.flatnonzero(raw[:-3] == 10) + 1
-    line = line[doc[line + 2] == doc[line - 1]]
-    a, b, c = raw[line], raw[line + 1], raw[line + 2]
-    option = (_IS_LETTER[a] & _IS_MARK[b]) | ((a == 40) & _IS_LETTER[b] & (c == 41))
-    following = np.append(line[1:], len(raw))
-    digits = np.concatenate(([0], np.cumsum(_IS_DIGIT[raw])))
-    at, length = doc[line[option]], (following - line)[option].astype(np.float64)
-    numeric = (digits[following] - digits[line])[option] > 0
+    breaks = np.flatnonzero(raw == 10)
+    size = np.diff(breaks)
+    # Texts are parted by empty lines, so a line of two bytes or more lies in one text.
+    line, size = breaks[:-1][size > 2] + 1, size[size > 2]
+    out = np.zeros((n, 6))
+    if not len(line):
+        return out
+    where = doc[line]
+    out[:, 5] = np.log1p(np.bincount(where, minlength=n))
+    a, b = raw[line], raw[line + 1]
+    option = np.flatnonzero(
+        (_IS_LETTER[a] & _IS_MARK[b]) | ((a == 40) & _IS_LETTER[b] & (raw[line + 2] == 41))
+    )
+    if not len(option):
+        return out
+    at, length = where[option], size[option]
+    numeric = np.add.reduceat(_IS_DIGIT[raw], line)[option]
     count = np.bincount(at, minlength=n)
     each = np.maximum(count, 1)
     mean = np.bincount(at, length, minlength=n) / each
-    spread = np.sqrt(np.maximum(np.bincount(at, length**2, minlength=n) / each - mean**2, 0.0))
-    share = np.bincount(at, numeric, minlength=n) / each
-    lines = np.bincount(doc[line], minlength=n)
-    return np.stack(
-        (count, count > 0, np.log1p(mean), np.log1p(spread), share, np.log1p(lines)),
-        axis=1,
-    )
+    variance = np.bincount(at, length * length, minlength=n) / each - mean * mean
+    out[:, 0], out[:, 1], out[:, 2] = count, count > 0, np.log1p(mean)
+    out[:, 3] = np.log1p(np.sqrt(np.maximum(variance, 0.0)))
+    out[:, 4] = np.bincount(at, numeric, minlength=n) / each
+    return out

@@ -244,8 +244,13 @@ def _length(features: FloatArray, tokens: FloatArray) -> tuple[Head, FloatArray,
 
 
 def _quantised(numbers: Single) -> tuple[npt.NDArray[np.int8], Single, Single]:
-    """int8 grid with a step per row and a unit per column, so that columns of other size keep their digits."""
+    """int8 grid with a step per row and a unit per column, so that columns of other size keep their digits.
+
+    A last row of zeros stands for the buckets that were too rare.
+    """
     unit = np.maximum(np.sqrt((numbers**2).mean(axis=0)), 1e-12)
     scaled = numbers / unit
     step = np.maximum(np.abs(scaled).max(axis=1), 1e-9) / 127.0
-    return np.rint(scaled / step[:, None]).astype(np.int8), step.astype(np.float32), unit.astype(np.float32)
+    grid = np.rint(scaled / step[:, None]).astype(np.int8)
+    grid, step = np.pad(grid, ((0, 1), (0, 0))), np.append(step, 0.0)
+    return grid, step.astype(np.float32), unit.astype(np.float32)

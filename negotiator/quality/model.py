@@ -11,9 +11,10 @@ arrays, aligned to 64 bytes. What belongs to a bucket is stored in 8 bits per nu
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 from negotiator.errors import InputInvalid
 from negotiator.quality.estimate import Estimate, FloatArray, IntArray
-from negotiator.quality.features import BUCKETS, Encoded, Single, encode
+from negotiator.quality.features import BUCKETS, COUNT_MAX, Encoded, Single, encode
 from negotiator.quality.priors import bare_name
 
 __all__ = ["GUARD_SDS", "HAND_LIMIT", "Basis", "Head", "Level", "Model", "gram_weights", "load_model"]
@@ -33,24 +34,26 @@ HAND_LIMIT = 2.0
 """Hand-made features are cut so many units from their mean; a unit is half a standard deviation's weight."""
 _ALIGN = 64
 _BATCH = 128
-_LEAST, _MOST = 0.01, 0.99
-_LOG_TF = (1.0 + np.log(np.arange(1, 4097))).astype(np.float32)
+_LEAST, _MOST, _BEND = 0.01, 0.99, 0.04
+_LOG_TF = (1.0 + np.log(np.maximum(np.arange(COUNT_MAX + 1), 1))).astype(np.float32)
 
 
 def gram_weights(encoded: Encoded, idf: Single) -> Single:
     """(1 + log tf) * idf, with the gram half and the word half of every text at norm one."""
-    tf = _LOG_TF[np.minimum(encoded.counts.astype(np.int64), len(_LOG_TF)) - 1]
-    weights = tf * idf[encoded.buckets]
-    half = np.repeat(np.arange(len(encoded)) * 2, np.diff(encoded.indptr)) + (encoded.buckets >= BUCKETS // 2)
-    norms = np.sqrt(np.bincount(half, weights * weights, minlength=2 * len(encoded)))
-    return np.asarray(weights / np.maximum(norms, 1e-9)[half], dtype=np.float32)
+    weights = _LOG_TF.take(encoded.counts) * idf.take(encoded.buckets)
+    ends = encoded.indptr.tolist()
+    for start, end in itertools.pairwise(ends):
+        middle = start + int(encoded.buckets[start:end].searchsorted(BUCKETS // 2))
+        for half in (weights[start:middle], weights[middle:end]):
+            half *= 1.0 / max(float(half.dot(half)) ** 0.5, 1e-9)
+    return weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Basis:
     """Hashed grams and hand features to dense columns.
 
-    idf: float32[BUCKETS], 0 = too rare. row: int32[BUCKETS], row of ``grid`` or -1. step: float32[rows], unit:
+    idf: float32[BUCKETS], 0 = too rare. row: int32[BUCKETS], row of ``grid``; -1 = the last, which is zero. step: float32[rows], unit:
     float32[columns]: step * grid * unit are the numbers that ``grid``, int8[rows, columns], stands for: latent
     directions first, then what a gram says of each model. hand_mean, hand_scale: float32[HAND].
     """
@@ -65,17 +68,13 @@ class Basis:
 
     def project(self, encoded: Encoded) -> tuple[Single, Single]:
         """float32[n, columns] of the grid, and float32[n, HAND], standardised."""
-        weights = gram_weights(encoded, self.idf)
-        rows = self.row[encoded.buckets]
+        rows = self.row.take(encoded.buckets)
+        weights = gram_weights(encoded, self.idf) * self.step.take(rows)
         sums = np.empty((len(encoded), self.grid.shape[1]), dtype=np.float32)
-        for i in range(len(encoded)):
-            part = slice(encoded.indptr[i], encoded.indptr[i + 1])
-            used, here = rows[part], weights[part]
-            if (used < 0).any():
-                kept = used >= 0
-                used, here = used[kept], here[kept]
-            grid = self.grid.take(used, axis=0).astype(np.float32)
-            np.matmul(here * self.step.take(used), grid, out=sums[i])
+        ends = encoded.indptr.tolist()
+        for i, (start, end) in enumerate(itertools.pairwise(ends)):
+            grid = self.grid.take(rows[start:end], axis=0).astype(np.float32)
+            np.matmul(weights[start:end], grid, out=sums[i])
         sums *= self.unit
         hand = (encoded.hand - self.hand_mean) * self.hand_scale
         return sums, np.clip(hand, -HAND_LIMIT, HAND_LIMIT)
@@ -161,27 +160,26 @@ class Model:
         if -1 in columns:
             unknown = models[columns.index(-1)]
             raise InputInvalid(f"quality model: not trained on {unknown}, only on {', '.join(self.models)}")
-        many = self.estimate_texts([prompt], columns)
-        return Estimate(*(getattr(many, field.name)[0] for field in fields(Estimate)))
+        many = self.estimate_texts([prompt])
+        return Estimate(*(getattr(many, name)[0, columns] for name in Estimate.__slots__))
 
-    def estimate_texts(self, texts: Sequence[str], columns: Sequence[int]) -> Estimate:
-        """Prompts x columns, computed in batches."""
+    def estimate_texts(self, texts: Sequence[str]) -> Estimate:
+        """Prompts x all models, computed in batches."""
         batches = [
-            self.estimate_encoded(encode(texts[start : start + _BATCH]), columns)
+            self.estimate_encoded(encode(texts[start : start + _BATCH]))
             for start in range(0, max(len(texts), 1), _BATCH)
         ]
         if len(batches) == 1:
             return batches[0]
-        return Estimate(*(np.concatenate([getattr(b, f.name) for b in batches]) for f in fields(Estimate)))
+        return Estimate(*(np.concatenate([getattr(b, n) for b in batches]) for n in Estimate.__slots__))
 
-    def estimate_encoded(self, encoded: Encoded, columns: Sequence[int] | None = None) -> Estimate:
-        """The same from hashed features, without the text; None = all columns."""
+    def estimate_encoded(self, encoded: Encoded) -> Estimate:
+        """The same from hashed features, without the text."""
         features, grams = self.features(encoded)
         mean, sd = self._quality(features, grams)
         tokens, p95 = self._lengths(features)
         seen: IntArray = np.broadcast_to(self.level.observations, mean.shape)
-        every = (mean, sd, tokens, p95, seen)
-        return Estimate(*(every if columns is None else (array[:, list(columns)] for array in every)))
+        return Estimate(mean, sd, tokens, p95, seen)
 
     def features(self, encoded: Encoded) -> tuple[Single, Single]:
         """Latent columns then hand-made ones, float32[n, d]; and what the grams say per model, float32[n, m]."""
@@ -196,7 +194,7 @@ class Model:
         shared = mean.mean(axis=1, keepdims=True)
         mean += 1.0 / (1.0 + np.exp(-(self.level.slope * shared + self.level.offset))) - shared
         mean -= GUARD_SDS * against
-        return np.clip(mean, _LEAST, _MOST), sd.astype(np.float64)
+        return _inside(mean), sd.astype(np.float64)
 
     def _lengths(self, features: Single) -> tuple[IntArray, IntArray]:
         logs = self._length.predict(self._length.turn(features)).astype(np.float64)
@@ -235,6 +233,13 @@ class Model:
             for name, part in parts.items()
             for key in part.__slots__
         }
+
+
+def _inside(mean: FloatArray) -> FloatArray:
+    """Bent into (0.01, 0.99) near the ends, so that no two models tie that were apart."""
+    high = np.maximum(mean - (_MOST - _BEND), 0.0)
+    low = np.maximum((_LEAST + _BEND) - mean, 0.0)
+    return mean - high + low + _BEND * (np.exp(-low / _BEND) - np.exp(-high / _BEND))
 
 
 def load_model(path: Path | str) -> Model:

@@ -22,14 +22,13 @@ import numpy.typing as npt
 
 from negotiator.errors import InputInvalid
 from negotiator.quality.estimate import FloatArray, IntArray
-from negotiator.quality.features import BUCKETS, HAND, Encoded, concatenated, encode, encode_all
+from negotiator.quality.features import BUCKETS, COUNT_MAX, HAND, Encoded, concatenated, encode, encode_all
 
 __all__ = ["Outcomes", "decode_features", "encode_features", "folds", "read_outcomes"]
 
 NUSD_PER_USD = 1_000_000_000
 LEAST_ROWS = 20
 FEATURES_VERSION = "n1"
-_BUCKETS_MAX = 65_535
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,11 +79,10 @@ def folds(outcomes: Outcomes, count: int, seed: int) -> IntArray:
 def encode_features(text: str) -> str:
     """The prompt as a short text without its words: version, then base64 of hashed buckets, counts, hand features."""
     one = encode([text])
-    counts = np.minimum(one.counts, _BUCKETS_MAX)
     packed = (
         struct.pack("<I", len(one.buckets))
         + one.buckets.astype("<u4").tobytes()
-        + counts.astype("<u2").tobytes()
+        + one.counts.astype("<u2").tobytes()
         + one.hand[0].astype("<f4").tobytes()
     )
     return f"{FEATURES_VERSION}:{base64.b64encode(packed).decode()}"
@@ -106,7 +104,7 @@ def decode_features(text: str) -> Encoded:
     hand = np.frombuffer(packed, "<f4", HAND, 4 + 6 * count)
     if (count and buckets.max() >= BUCKETS) or (np.diff(buckets) <= 0).any() or not np.isfinite(hand).all():
         raise InputInvalid("features: expected rising bucket numbers and finite numbers")
-    counts = np.maximum(np.frombuffer(packed, "<u2", count, 4 + 4 * count), 1)
+    counts = np.clip(np.frombuffer(packed, "<u2", count, 4 + 4 * count), 1, COUNT_MAX)
     return Encoded(
         np.array([0, count]),
         buckets.astype(np.int32),

@@ -31,18 +31,14 @@ _STATE_VERSION = 1
 class Predictor(Protocol):
     """What was trained from recorded outcomes: see :class:`negotiator.quality.model.Model`."""
 
-    @property
-    def models(self) -> tuple[str, ...]:
-        """What it was trained on, in the order of its columns."""
-
     def column(self, model: str) -> int:
         """Its number of a model, -1 = not trained on."""
 
     def usual(self, column: int) -> tuple[float, float]:
         """Mean quality and length of a model, for a prompt nobody shows."""
 
-    def estimate_texts(self, texts: Sequence[str], columns: Sequence[int]) -> Estimate:
-        """Prompts x models."""
+    def estimate_texts(self, texts: Sequence[str]) -> Estimate:
+        """Prompts x all its models."""
 
 
 class Quality:
@@ -86,7 +82,7 @@ class Quality:
         """The same for many prompts: arrays prompts x models."""
         adjustment = self._adjustment(tuple(models), task or "")
         if self._model is not None and adjustment.trained.size and texts:
-            return adjustment.apply(self._model.estimate_texts(texts, range(len(self._model.models))))
+            return adjustment.apply(self._model.estimate_texts(texts))
         shape, one = (len(texts), len(adjustment.beliefs)), adjustment.prior
         return Estimate(*(np.broadcast_to(getattr(one, name), shape) for name in Estimate.__slots__))
 
@@ -147,7 +143,7 @@ class Quality:
         assert self._model is not None
         known = self._predicted.get(text)
         if known is None:
-            many = self._model.estimate_texts([text], range(len(self._model.models)))
+            many = self._model.estimate_texts([text])
             known = Estimate(*(getattr(many, name)[0] for name in Estimate.__slots__))
             if len(self._predicted) >= _CACHE_MAX:
                 self._predicted.clear()
