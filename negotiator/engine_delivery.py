@@ -202,6 +202,8 @@ class Delivery:
             rooms.affinity.served(job.order, candidate)
             self._remember(candidate, job.completion)
         self._tell(outcome)
+        if job.completion is not None:
+            job.slim()
 
     def _remember(self, candidate: Candidate, done: Completion) -> None:
         """Keep a whole answer for the same question again, where the buyer accepts such answers."""
