@@ -23,6 +23,7 @@ __all__ = [
     "choose",
     "frontier",
     "hull",
+    "lambdas",
     "reliability",
     "singles",
 ]

@@ -19,7 +19,7 @@ from negotiator.quality.features import BUCKETS, Encoded, Single
 from negotiator.quality.model import HAND_LIMIT, Basis, Head, Level, Model, gram_weights
 from negotiator.quality.outcomes import Outcomes
 
-__all__ = ["fit_model", "gram_ridge"]
+__all__ = ["LEAST_PROMPTS", "fit_model"]
 
 DIMS_MAX, DIMS_MIN, ROWS_PER_DIM = 64, 16, 8
 LEAST_DOCUMENTS = 3
@@ -109,7 +109,7 @@ def _directions(matrix: Any, dims: int, seed: int) -> tuple[Single, Single]:
     return right * scale.astype(np.float32), latent * scale.astype(np.float32)
 
 
-def gram_ridge(matrix: Any, targets: FloatArray, penalty: float = GRAM_PENALTY) -> Single:
+def _gram_ridge(matrix: Any, targets: FloatArray, penalty: float = GRAM_PENALTY) -> Single:
     """Ridge weights, columns of ``matrix`` x columns of ``targets``, by conjugate gradients on the dual."""
     goal = targets.astype(np.float32)
     transposed = matrix.T.tocsr()
@@ -186,11 +186,11 @@ def _grams_word(
     rest = (target - level)[:, None]
     apart = quality - quality.mean(axis=0)
     apart -= apart.mean(axis=1, keepdims=True)
-    weights = gram_ridge(matrix, np.concatenate((share * apart, rest), axis=1))
+    weights = _gram_ridge(matrix, np.concatenate((share * apart, rest), axis=1))
     part = np.random.default_rng(seed).permutation(len(target)) % GRAM_PARTS
     for k in range(GRAM_PARTS):
         others, here = np.flatnonzero(part != k), np.flatnonzero(part == k)
-        level[here] += (matrix[here] @ gram_ridge(matrix[others], rest[others]))[:, 0]
+        level[here] += (matrix[here] @ _gram_ridge(matrix[others], rest[others]))[:, 0]
     return weights[:, :-1] + weights[:, -1:], level
 
 

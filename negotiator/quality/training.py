@@ -18,7 +18,15 @@ from negotiator.quality.fit import fit_model
 from negotiator.quality.model import Model
 from negotiator.quality.outcomes import Outcomes, folds
 
-__all__ = ["CrossValidation", "Evaluation", "cross_validate", "expected_cost", "judge", "train"]
+__all__ = [
+    "USD_PER_THOUSAND",
+    "CrossValidation",
+    "Evaluation",
+    "cross_validate",
+    "expected_cost",
+    "judge",
+    "train",
+]
 
 FOLDS = 5
 NUSD_PER_USD = 1e9
