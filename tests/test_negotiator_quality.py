@@ -127,6 +127,23 @@ def test_workers_merge_in_any_order() -> None:
     assert a.observations[0] == b.observations[0] == 10
 
 
+def test_writers_that_are_gone_make_room() -> None:
+    """Of a thousand workers that came and went the longest silent are forgotten; this one's own lessons never are."""
+    clock = Hand()
+    quality = room(clock, writer="here")
+    quality.learn("good", None, 0.0)
+    for number in range(1_000):
+        clock.now_ms += 1
+        other = room(clock, writer=f"gone {number}")
+        other.learn("poor", None, 1.0)
+        quality.merge(other.state())
+    writers = json.loads(quality.state())["writers"]
+    assert len(writers) == 256
+    assert "gone 999" in writers
+    assert "gone 0" not in writers
+    assert quality.estimate("x", ["good"]).observations[0] == 1
+
+
 @pytest.mark.parametrize(
     "state",
     [

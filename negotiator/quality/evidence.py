@@ -171,7 +171,9 @@ class Evidence:
         """Take from another dump whatever is newer than what is known here."""
         for writer, records in writers.items():
             if writer not in self._writers and len(self._writers) >= WRITERS_MAX:
-                continue
+                self._writers.pop(
+                    min((name for name in self._writers if name != self.writer), key=self._last_ms)
+                )
             mine = self._writers.setdefault(writer, {})
             for model, plain in records.items():
                 tasks = {task: Tally(**tally) for task, tally in plain["tasks"].items()}
@@ -184,6 +186,11 @@ class Evidence:
                     known.version,
                 ):
                     mine[model] = record
+
+    def _last_ms(self, writer: str) -> int:
+        """When a writer last learnt anything."""
+        records = self._writers[writer].values()
+        return max((tally.at_ms for record in records for tally in record.tasks.values()), default=0)
 
     def _own(self, model: str, task: str, now_ms: int) -> tuple[ModelRecord, Tally]:
         """This writer's record, brought to the newest epoch and to now."""
