@@ -54,7 +54,7 @@ class ServerConfig(_Section):
 
 
 class StoreConfig(_Section):
-    """Where ledger and shared state live."""
+    """Where ledger and shared state live; ``order_log``: a file that every order is written to, for reports."""
 
     url: (
         Annotated[
@@ -64,6 +64,7 @@ class StoreConfig(_Section):
         | None
     ) = None
     durability: Literal["process", "power"] = "process"
+    order_log: Path | None = None
 
 
 class LimitsConfig(_Section):

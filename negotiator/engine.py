@@ -18,6 +18,7 @@ from .acceptance import acceptable
 from .engine_corridor import Corridor
 from .engine_delivery import Check
 from .errors import InputInvalid, Rejected
+from .events import Event
 from .intake import DEFAULT_ACCOUNT, prompt_text
 from .order import Book, Chunk, Completion, Order
 from .record import history_out
@@ -96,6 +97,8 @@ class Engine(Corridor):
                 raise _not_served(order_id)
             provider, model, task, text = served[-1]["provider"], served[-1]["model"], kept["task"], None
         self.rooms.quality.learn(f"{provider}/{model}", task, score, text=text)
+        facts = {"order_id": order_id, "provider": provider, "model": model, "score": score, "source": source}
+        self.rooms.bus.emit(Event("order.judged", self._clock.now_ms(), facts))
         return provider, model
 
     async def better(self, order_id: str, account: str = DEFAULT_ACCOUNT) -> Order:

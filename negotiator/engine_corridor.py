@@ -39,6 +39,7 @@ from .order import (
     Reservation,
     Settlement,
 )
+from .order_log import OrderLog
 from .record import completion_from
 from .store import Store
 from .store_open import open_store
@@ -75,6 +76,7 @@ class Corridor:
         self._given_store = store
         self._seed = seed
         self._rooms: Rooms | None = None
+        self._log: OrderLog | None = None
         self.recent: OrderedDict[tuple[str, str], Job] = OrderedDict()
         self._background: set[asyncio.Task[None]] = set()
 
@@ -101,6 +103,9 @@ class Corridor:
             simulated=simulated,
             shared=shared_by_workers(url),
         )
+        if self.config.store.order_log is not None:
+            self._log = OrderLog(self.config.store.order_log, rooms.capacity.rows, self._clock.now_ms())
+            rooms.bus.subscribe(self._log.note)
         for account in configured_accounts(self.config):
             await store.put_account(account)
         await rooms.ledger.sweep()  # starting is recovering: whatever a dead process left is resolved first
@@ -120,6 +125,8 @@ class Corridor:
             await seller.aclose()
         if self._given_store is None:
             await rooms.store.aclose()
+        if self._log is not None:
+            self._log.close()
 
     @property
     def rooms(self) -> Rooms:

@@ -224,6 +224,7 @@ class Delivery:
         """History, and the whole answer where the buyer made the id and may send it again."""
         job, done = self.job, self.job.completion
         history = job.history(outcome.attempts, outcome.billed_nusd, outcome.house_nusd)
+        self._rooms.bus.emit(Event("order.recorded", self._rooms.clock.now_ms(), history))
         keep = done is not None and done.complete and job.order.keep_answer
         return Note(
             response=orjson.dumps(completion_kept(done)) if keep and done is not None else None,

@@ -57,6 +57,7 @@ def history_kept(
         "received_ms": received_ms,
         "policy": order.policy,
         "task": order.task,
+        "min_quality": order.min_quality,
         "rounds": [
             [
                 book.rfq_id,
@@ -117,6 +118,9 @@ def _row(candidate: Candidate, award: str) -> list[Any]:
         round(candidate.estimate.mean, 4),
         loss,
         [[d.kind, d.saves_nusd, d.basis] for d in quote.discounts],
+        quote.input_tokens,
+        quote.expected_output_tokens,
+        quote.latency_ms.p50,
     ]
 
 
@@ -137,7 +141,7 @@ def _round_out(rfq_id: str, quotes: list[list[Any]], declines: list[list[Any]], 
 
 
 def _quote_out(row: list[Any], award: str) -> dict[str, Any]:
-    quote_id, provider, model, tier, expected, ceiling, p95, quality, loss, discounts = row
+    quote_id, provider, model, tier, expected, ceiling, p95, quality, loss, discounts = row[:10]
     return {
         "quote_id": quote_id,
         "provider": provider,
