@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from negotiator.api.app import ROUTES
+from negotiator.api.faults import ApiFault
+from negotiator.api.key_limits import SharedKeyLimits
 from negotiator.api.keyring import TABLE, AccessKey, KeyRing, new_key
 from negotiator.api.server import is_loopback, serve
 from negotiator.config import Config
@@ -190,6 +192,27 @@ async def test_a_key_has_a_rate_and_a_breadth() -> None:
         running.cancel()
         await until(lambda: not served.house.running)
         assert (await served.call("GET", "/v1/models", key="narrow"))[0] == 200
+
+
+async def test_workers_share_a_keys_limits() -> None:
+    """Two workers of one store let in together what the key allows, of calls a minute and of calls at once."""
+    store = EmbeddedStore(None, clock=SystemClock())
+    workers = [SharedKeyLimits(store, name, SystemClock()) for name in ("one", "two")]
+    fast, narrow = key_of(rpm=10), key_of(concurrency=3)
+    for key, code, most in ((fast, "KEY_RATE_LIMITED", 10), (narrow, "KEY_BUSY", 3)):
+        entered, refused = [], []
+        for number in range(30):
+            try:
+                await workers[number % 2].enter(key)
+                entered.append(workers[number % 2])
+            except ApiFault as fault:
+                refused.append(fault)
+        assert len(entered) == most
+        assert {(fault.code, fault.status) for fault in refused} == {(code, 429)}
+        assert all(fault.retry_after_ms for fault in refused)
+    entered[0].leave(narrow)
+    await asyncio.sleep(0)
+    await entered[0].enter(narrow)
 
 
 async def test_a_key_brings_its_profile() -> None:

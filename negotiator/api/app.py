@@ -87,7 +87,7 @@ def _endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespo
                 raise ApiFault(403, "SCOPE_MISSING", f"the key lacks the scope {route.scope!r}")
             key = caller.key
             if key is not None:
-                house.limits.enter(key)
+                await house.limits.enter(key)
         try:
             await _read(route, call)
             return _response(await route.handler(call), call, route.status)

@@ -1,4 +1,4 @@
-"""Who calls, what it may do, and how much of it: keys, scopes, accounts in reach, and limits per key.
+"""Who calls, and what it may do: keys, scopes, accounts in reach.
 
 A failed check raises; nothing here answers with an empty caller. Without any key the house serves loopback only, and
 every caller has all scopes and the account ``default``.
@@ -16,10 +16,9 @@ from ..store import DEFAULT_ACCOUNT, LedgerStore
 from .faults import ApiFault
 from .keyring import AccessKey, KeyRing
 
-__all__ = ["KEYLESS", "Caller", "Doorman", "KeyLimits"]
+__all__ = ["KEYLESS", "Caller", "Doorman"]
 
 MAX_KEY_CHARS: Final = 200
-MAX_TRACKED: Final = 10_000
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
 
@@ -42,52 +41,6 @@ class Caller:
 
 KEYLESS: Final = Caller(DEFAULT_ACCOUNT)
 """Whoever calls a house without keys."""
-
-
-class KeyLimits:
-    """Calls per minute (GCRA: one number per key, a burst of a tenth of a minute) and calls at once, per key."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._due_ms: dict[str, float] = {}
-        self._running: dict[str, int] = {}
-
-    def enter(self, key: AccessKey) -> None:
-        """Count a call in; raises ApiFault 429. Whoever entered must :meth:`leave`."""
-        running = self._running.get(key.key_id, 0)
-        if key.concurrency is not None and running >= key.concurrency:
-            raise ApiFault(
-                429,
-                "KEY_BUSY",
-                f"the key allows {key.concurrency} calls at once and {running} are running",
-                retry_after_ms=200,
-            )
-        if key.rpm is not None:
-            self._pace(key.key_id, key.rpm)
-        self._running[key.key_id] = running + 1
-
-    def _pace(self, key_id: str, rpm: int) -> None:
-        now_ms, every_ms = self._clock.now_ms(), 60_000 / rpm
-        burst_ms = max(6_000.0, every_ms)
-        due_ms = max(self._due_ms.get(key_id, 0.0), now_ms)
-        if due_ms - now_ms + every_ms > burst_ms:
-            raise ApiFault(
-                429,
-                "KEY_RATE_LIMITED",
-                f"the key allows {rpm} calls a minute",
-                retry_after_ms=max(1, round(due_ms - now_ms + every_ms - burst_ms)),
-            )
-        if len(self._due_ms) >= MAX_TRACKED:
-            self._due_ms = {name: due for name, due in self._due_ms.items() if due > now_ms}
-        self._due_ms[key_id] = due_ms + every_ms
-
-    def leave(self, key: AccessKey) -> None:
-        """Count a call out."""
-        left = self._running.get(key.key_id, 0) - 1
-        if left > 0:
-            self._running[key.key_id] = left
-        else:
-            self._running.pop(key.key_id, None)
 
 
 class Doorman:

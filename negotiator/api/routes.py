@@ -18,8 +18,9 @@ from pydantic import BaseModel, ValidationError
 from ..engine import Engine
 from ..telemetry import Telemetry
 from ..wire import describe_invalid
-from .auth import KEYLESS, Caller, Doorman, KeyLimits
+from .auth import KEYLESS, Caller, Doorman
 from .faults import ApiFault
+from .key_limits import Limits
 from .keyring import KeyRing
 from .tally import Tally
 
@@ -48,7 +49,7 @@ class House:
     engine: Engine
     keys: KeyRing
     doorman: Doorman
-    limits: KeyLimits
+    limits: Limits
     telemetry: Telemetry
     tally: Tally
     max_body: int

@@ -7,6 +7,7 @@ import gc
 import ipaddress
 import logging
 import multiprocessing
+import secrets
 import signal
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -25,7 +26,8 @@ from ..engine import Engine
 from ..errors import ConfigInvalid
 from ..telemetry import Telemetry
 from .app import ROUTES, build_app
-from .auth import Doorman, KeyLimits
+from .auth import Doorman
+from .key_limits import KeyLimits, SharedKeyLimits
 from .keyring import KeyRing
 from .routes import House, Route
 from .tally import Tally
@@ -94,11 +96,13 @@ def _house(
     engine: Engine, keys: KeyRing, telemetry: Telemetry, tally: Tally, planner: Executor, loopback: bool
 ) -> House:
     rooms = engine.rooms
+    shared = (engine.config.store.url or "").startswith("redis")
+    worker = f"api-{secrets.token_hex(6)}"
     return House(
         engine=engine,
         keys=keys,
         doorman=Doorman(keys, rooms.store, rooms.clock, keyless_allowed=loopback),
-        limits=KeyLimits(rooms.clock),
+        limits=SharedKeyLimits(rooms.store, worker, rooms.clock) if shared else KeyLimits(rooms.clock),
         telemetry=telemetry,
         tally=tally,
         planner=planner,
