@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from .rows import Floats, Ints, Rows
 
-__all__ = ["LinearSolution", "Part", "integer", "linear", "part"]
+__all__ = ["IntegerSolution", "Part", "integer", "part"]
 
 
 @dataclass(slots=True, eq=False)
@@ -35,102 +35,61 @@ class Part:
     room: Floats  # float64[K]
 
 
-@dataclass(slots=True, eq=False)
-class LinearSolution:
-    """x: float64[P]; lam: float64[K] >= 0; nu: price of the row "served >= s" (0 without); optimal: GLOP says so.
-
-    infeasible: GLOP proved that no x meets the rows.
-    """
-
-    x: Floats
-    lam: Floats
-    nu: float
-    optimal: bool
-    infeasible: bool
-
-
 def part(rows: Rows, i: Ints, j: Ints, room: Floats) -> Part:
     """The part with the pairs (i[p], j[p]), which must be possible; i ascending."""
     p, k, a = rows.pairs(i, j)
     return Part(i, j, rows.problem.cost[i, j].astype(np.float64), p, k, a, room)
 
 
-def _matrix(given: Part, extra: Floats | None, least: float) -> tuple[Any, Floats, Floats, Ints, int]:
-    """Scaled rows as CSR with upper bounds: requests with two or more pairs, limits that can bind, "served >= s"."""
+@dataclass(slots=True, eq=False)
+class _Model:
+    """Scaled rows lower <= M x <= upper: limits that can bind (``kept``, divided by ``scale``), requests, served."""
+
+    matrix: Any
+    lower: Floats
+    upper: Floats
+    kept: Ints
+    scale: Floats
+    hopeless: bool  # a row that no pair can help is broken
+
+
+def _model(given: Part, served: tuple[Floats, float] | None, everybody: bool) -> _Model:
+    """served: (weight per pair, s), the row sum w x >= s. everybody: each request takes exactly one of its pairs."""
     from scipy.sparse import csr_matrix
 
-    count = len(given.i)
-    k_all = len(given.room)
+    count, k_all = len(given.i), len(given.room)
     plus = np.bincount(given.k, weights=np.maximum(given.a, 0), minlength=k_all)
+    size = np.bincount(given.k, weights=np.abs(given.a), minlength=k_all)
+    scale = np.maximum(size / np.maximum(np.bincount(given.k, minlength=k_all), 1), 1e-12)
     binds = plus > given.room
-    scale = np.maximum(
-        np.bincount(given.k, weights=np.abs(given.a), minlength=k_all)
-        / np.maximum(np.bincount(given.k, minlength=k_all), 1),
-        1e-12,
-    )
     kept = np.flatnonzero(binds)
     position = np.full(k_all, -1, np.int64)
     position[kept] = np.arange(len(kept))
     on = binds[given.k]
     _, index, sizes = np.unique(given.i, return_inverse=True, return_counts=True)
-    several = sizes > 1
+    several = (sizes > 1) | everybody
     slot = np.cumsum(several) - 1 + len(kept)
     many = several[index]
     r = [position[given.k[on]], slot[index[many]]]
     c = [given.p[on], np.flatnonzero(many)]
     v = [given.a[on] / scale[given.k[on]], np.ones(int(many.sum()))]
-    upper = [given.room[kept] / scale[kept], np.ones(int(several.sum()))]
-    total = len(kept) + int(several.sum())
-    if extra is not None:
+    rows = int(several.sum())
+    upper = [given.room[kept] / scale[kept], np.ones(rows)]
+    lower = [np.full(len(kept), -np.inf), np.full(rows, 1.0 if everybody else -np.inf)]
+    total = len(kept) + rows
+    if served is not None:
+        weight, least = served
         r.append(np.full(count, total))
         c.append(np.arange(count))
-        v.append(-extra)
-        upper.append(np.array([-least]))
+        v.append(weight)
+        lower.append(np.array([least]))
+        upper.append(np.array([np.inf]))
         total += 1
     matrix = csr_matrix(
         (np.concatenate(v), (np.concatenate(r), np.concatenate(c))), shape=(total, count), dtype=np.float64
     )
-    return matrix, np.concatenate(upper), scale[kept], kept, total
-
-
-def linear(
-    given: Part, value: Floats | float, seconds: float, served: tuple[Floats, float] | None = None
-) -> LinearSolution:
-    """The linear relaxation by GLOP. value: V per pair. served: (weight per pair, s), a row sum w x >= s.
-
-    Nothing but ``optimal`` is to be believed about a solve that ended at its limit: bounds are recomputed
-    from ``lam`` elsewhere, and x is checked by whoever rounds it.
-    """
-    from ortools.linear_solver.python import model_builder_helper as mbh
-
-    count, k_all = len(given.i), len(given.room)
-    extra, least = served if served is not None else (None, 0.0)
-    if not count:
-        good = bool(np.all(given.room >= 0)) and least <= 0
-        return LinearSolution(np.zeros(0), np.zeros(k_all), 0.0, good, not good)
-    matrix, upper, scale, kept, total = _matrix(given, extra, least)
-    objective = given.cost - value
-    unit = max(float(np.abs(objective).mean()), 1e-12)
-    if np.any(np.delete(given.room, kept) < 0):  # a row no pair can help
-        return LinearSolution(np.zeros(count), np.zeros(k_all), 0.0, False, True)
-    builder: Any = mbh.ModelBuilderHelper()
-    builder.fill_model_from_sparse_data(
-        np.zeros(count), np.ones(count), objective / unit, np.full(total, -np.inf), upper, matrix
-    )
-    solver = mbh.ModelSolverHelper("glop")
-    solver.set_time_limit_in_seconds(max(seconds, 1e-3))
-    solver.solve(builder)
-    optimal = solver.status() == mbh.SolveStatus.OPTIMAL
-    infeasible = solver.status() == mbh.SolveStatus.INFEASIBLE and seconds > 0
-    if not solver.has_solution():
-        return LinearSolution(np.zeros(count), np.zeros(k_all), 0.0, False, infeasible)
-    dual = np.minimum(np.asarray(solver.dual_values()), 0.0)
-    dual = np.where(np.isfinite(dual), -dual, 0.0)
-    lam = np.zeros(k_all)
-    lam[kept] = dual[: len(kept)] * unit / scale
-    nu = float(dual[-1] * unit) if served is not None else 0.0
-    x = np.clip(np.nan_to_num(np.asarray(solver.variable_values())), 0.0, 1.0)
-    return LinearSolution(x, lam, nu, optimal, infeasible)
+    hopeless = bool(np.any(np.delete(given.room, kept) < 0))
+    return _Model(matrix, np.concatenate(lower), np.concatenate(upper), kept, scale[kept], hopeless)
 
 
 @dataclass(slots=True, eq=False)
@@ -149,24 +108,28 @@ def integer(
     parameters: str,
     backend: str = "sat",
     served: tuple[Floats, float] | None = None,
+    everybody: bool = False,
     hint: npt.NDArray[np.bool_] | None = None,
 ) -> IntegerSolution:
-    """The part as an integer program. parameters: the backend's own text, e.g. its deterministic limit."""
+    """The part as an integer program, value being V per pair.
+
+    parameters: the backend's own text, e.g. its deterministic limit. served: (weight per pair, s) asks for
+    sum w x >= s. everybody: every request of the part must be served.
+    """
     from ortools.linear_solver.python import model_builder_helper as mbh
 
     count = len(given.i)
-    extra, least = served if served is not None else (None, 0.0)
     if not count:
-        good = bool(np.all(given.room >= 0)) and least <= 0
+        good = bool(np.all(given.room >= 0)) and (served is None or served[1] <= 0)
         return IntegerSolution(np.zeros(0, bool) if good else None, good, not good)
-    matrix, upper, _, kept, total = _matrix(given, extra, least)
-    if np.any(np.delete(given.room, kept) < 0):
+    model = _model(given, served, everybody)
+    if model.hopeless:
         return IntegerSolution(None, False, True)
     objective = given.cost - value
     unit = max(float(np.abs(objective).mean()), 1e-12)
     builder: Any = mbh.ModelBuilderHelper()
     builder.fill_model_from_sparse_data(
-        np.zeros(count), np.ones(count), objective / unit, np.full(total, -np.inf), upper, matrix
+        np.zeros(count), np.ones(count), objective / unit, model.lower, model.upper, model.matrix
     )
     for p in range(count):
         builder.set_var_integrality(p, True)

@@ -16,12 +16,14 @@ from .search import Search
 
 __all__ = ["prove"]
 
+SURE_PAIRS = 1000  # beyond, it gets part of the time only
 TOGETHER = 1e-9  # weights served that differ by less are the same
 
 
 def prove(search: Search) -> None:
     """First the most that can be served, then the least cost of serving it; sets ``optimal`` or ``infeasible``."""
     rows = search.rows
+    search.refresh()
     if search.surplus:
         i, j = _columns(search, -search.score[0] if search.found else np.inf)
         found = integer(part(rows, i, j, rows.room), search.worth[i], search.deadline.left, "", "scip")
@@ -46,10 +48,18 @@ def prove(search: Search) -> None:
         else:
             search.offer(_chosen(rows, i, j, first.x))
         most = first.optimal
+    search.refresh()
     i, j = _columns(search, -search.score[1])
     weight = rows.weight[i]
     least = search.score[0] * (1 - TOGETHER)
-    found = integer(part(rows, i, j, rows.room), 0.0, search.deadline.left, "", "scip", (weight, least))
+    everybody = least >= float(rows.weight[rows.alive].sum()) * (1 - 2 * TOGETHER)
+    served = None if everybody else (weight, least)
+    given = part(rows, i, j, rows.room)
+    if everybody and len(np.unique(i)) < int(rows.alive.sum()):  # somebody has no column left
+        search.optimal = most
+        return
+    share = 1.0 if len(given.i) <= SURE_PAIRS else 0.4
+    found = integer(given, 0.0, search.deadline.left * share, "", "scip", served, everybody)
     if found.x is not None:
         search.offer(_chosen(rows, i, j, found.x))
     search.optimal = most and (found.optimal or found.infeasible)
@@ -62,7 +72,7 @@ def _columns(search: Search, value: float) -> tuple[Ints, Ints]:
         i, j = np.nonzero(rows.possible)
         return i.astype(np.int64), j.astype(np.int64)
     slack = value - search.bound
-    slack += 1e-9 * abs(value) + 1.0
+    slack += 1e-9 * abs(value) - 1.0  # a better plan is a whole nano-dollar better
     nu = np.full(rows.n, search.nu) * rows.weight if not search.surplus else search.worth
     least = cheapest(rows, search.lam)
     r = _reduced(rows, search.lam)

@@ -133,6 +133,7 @@ def relax_kept(search: Search, base: npt.NDArray[np.int32]) -> None:
     alive = np.flatnonzero(rows.alive)
     if not search.found or not len(alive):
         return
+    search.refresh()
     spare = float(rows.weight[alive].sum()) - search.score[0]
     worth = np.zeros(rows.n)
     if len(alive) * (rows.m + 1) <= WHOLE_OPTIONS:

@@ -19,6 +19,8 @@ from .search import Search
 __all__ = ["Choice", "Near", "candidates", "improve", "reoptimise"]
 
 Choice = npt.NDArray[np.int32]
+FEW = 450  # requests up to which the first integer program has them all
+SMALLEST, LARGEST = 16, 400  # requests of a neighbourhood: it grows while it is solved to the end
 STALE = 60  # neighbourhoods without a better plan after which the search ends
 
 
@@ -27,12 +29,12 @@ def improve(
     base: npt.NDArray[np.int32],
     loose: npt.NDArray[np.bool_],
     reserve: float,
-    stale_most: int = STALE,
+    most: int = STALE,
 ) -> None:
     """Makes a plan of the relaxed columns ``base`` and re-optimises neighbourhoods until time or gap.
 
     ``loose`` columns are fractions: they are chosen anew, first by reduced cost, then exactly with near ties.
-    reserve: seconds to leave on the clock.
+    reserve: seconds to leave on the clock. most: neighbourhoods without a better plan after which it ends.
     """
     rows = search.rows
     near = Near(search)
@@ -41,20 +43,36 @@ def improve(
     start = np.where((base == rows.m) | loose, -1, base).astype(np.int32)
     _offer_repaired(search, start, near)
     free = near.order[start[near.order] < 0]
-    rng = np.random.default_rng(search.seed)
-    effort, stale, size = 0.5, 0, 120
-    first = np.union1d(free[:200], near.order[:80])
-    i, j = candidates(rows, search.lam, first, 6, start)
+    few = len(near.order) <= FEW
+    first = near.order if few else np.union1d(free[:300], near.order[:100])
+    i, j = candidates(rows, search.steer, first, 5 if few else 6, start)
     left = search.deadline.left - reserve
-    search.offer(reoptimise(rows, start, i, j, search.worth, left * 0.5, effort))
-    while search.found and not search.done and stale < stale_most:
+    found = reoptimise(rows, start, i, j, search.worth, left * 0.4, 2.0 if few and most == STALE else 0.5)
+    search.offer(found[0])
+    rng = np.random.default_rng(search.seed)
+    stale, size, turn = 0, 50.0, 0
+    while search.found and not search.done and stale < most:
         left = search.deadline.left - reserve
         if left < 0.02:
             break
-        chosen = near.draw(rng, search, size)
-        i, j = candidates(rows, search.lam, chosen, 6, search.choice)
-        better = reoptimise(rows, search.choice, i, j, search.worth, left, 0.25)
-        stale = 0 if search.offer(better) else stale + 1
+        chosen = near.draw(rng, search, int(size), turn % 3)
+        turn += 1
+        answers = list(rows.passes.map(lambda who: _neighbourhood(search, who, left), chosen))  # noqa: B023
+        better = False
+        for who, (choice, _) in zip(chosen, answers, strict=True):
+            if choice is not None:
+                both = search.choice.copy()
+                both[who] = choice[who]
+                better = search.offer(both) or better
+        solved = all(proven for _, proven in answers)
+        size = min(LARGEST, size * 1.1) if solved else max(SMALLEST, size * 0.85)
+        stale = 0 if better else stale + 1
+
+
+def _neighbourhood(search: Search, who: Ints, seconds: float) -> tuple[Choice | None, bool]:
+    everybody = not search.surplus and bool(np.all(search.choice[who] >= 0))
+    i, j = candidates(search.rows, search.steer, who, 6, search.choice)
+    return reoptimise(search.rows, search.choice, i, j, search.worth, seconds, 0.25, everybody)
 
 
 class Near:
@@ -62,7 +80,7 @@ class Near:
 
     def __init__(self, search: Search) -> None:
         self.rows = search.rows
-        given = leads(search.rows, search.lam, search.worth)
+        given = leads(search.rows, search.steer, search.worth)
         regret = given.lead.astype(np.float64) * np.abs(given.least)
         alive = np.flatnonzero(search.rows.alive)
         self.order = alive[np.argsort(regret[alive], kind="stable")]
@@ -71,18 +89,28 @@ class Near:
         first = regret[self.order[: max(200, 4 * search.rows.k)]]
         self.unit = max(float(np.median(first)), 1e-9) if len(first) else 1.0
 
-    def draw(self, rng: np.random.Generator, search: Search, size: int) -> Ints:
-        """Requests of the next neighbourhood: some unserved, those off their best column, near ties; at random."""
+    def draw(self, rng: np.random.Generator, search: Search, size: int, kind: int) -> list[Ints]:
+        """Two disjoint neighbourhoods of up to ``size`` requests, solved side by side.
+
+        Some are unserved, some off their best column; the rest are near ties, or (every third time) sit on the
+        columns one of those would like.
+        """
+        rows, choice = self.rows, search.choice
         pool = self.order[: min(len(self.order), max(2000, 20 * size))]
         chance = self.unit / (self.unit + self.regret[pool])
-        off = np.flatnonzero(self.rows.alive & (search.choice != self.best) & (search.choice >= 0))
-        unserved = np.flatnonzero(self.rows.alive & (search.choice < 0))
-        picked = [rng.choice(pool, min(len(pool), size // 2), replace=False, p=chance / chance.sum())]
-        if len(off):
-            picked.append(rng.choice(off, min(len(off), size // 2), replace=False))
-        if len(unserved) and not search.surplus:
-            picked.append(rng.choice(unserved, min(len(unserved), size // 4), replace=False))
-        return np.unique(np.concatenate(picked))
+        off = np.flatnonzero(rows.alive & (choice != self.best) & (choice >= 0))
+        unserved = np.flatnonzero(rows.alive & (choice < 0)) if not search.surplus else off[:0]
+        picked = [rng.choice(group, min(len(group), size // 2), replace=False) for group in (unserved, off)]
+        if kind == 2 and len(picked[0]) + len(picked[1]):
+            seeds = np.concatenate(picked)[:4]
+            wish = np.argsort(rows.reduced_at(seeds, search.steer), axis=1)[:, :2].ravel()
+            pool = self.order[np.isin(choice[self.order], np.append(wish, choice[seeds]))][: 6 * size]
+            chance = self.unit / (self.unit + self.regret[pool])
+        if len(pool):
+            picked.append(rng.choice(pool, min(len(pool), 2 * size), replace=False, p=chance / chance.sum()))
+        everyone = np.concatenate(picked)
+        everyone = everyone[np.sort(np.unique(everyone, return_index=True)[1])][: 2 * size]
+        return [np.sort(everyone[part::2]) for part in (0, 1) if len(everyone) > part]
 
 
 def _offer_repaired(search: Search, start: Choice, near: Near) -> None:
@@ -93,11 +121,15 @@ def _offer_repaired(search: Search, start: Choice, near: Near) -> None:
     repaired = start.copy()
     if np.all(left >= 0):
         free = free[np.argsort(near.least[free], kind="stable")]
-        fill(rows, repaired, free, left, search.lam)
+        fill(rows, repaired, free, left, search.steer)
     else:
         repaired[:] = -1
         fill(
-            rows, repaired, np.concatenate([near.order[start[near.order] >= 0], free]), rows.room, search.lam
+            rows,
+            repaired,
+            np.concatenate([near.order[start[near.order] >= 0], free]),
+            rows.room,
+            search.steer,
         )
     search.offer(repaired)
 
@@ -124,11 +156,19 @@ def candidates(
 
 
 def reoptimise(
-    rows: Rows, choice: Choice, i: Ints, j: Ints, worth: Floats, seconds: float, effort: float
-) -> Choice | None:
-    """Best columns (i[p], j[p]) for the requests in i, the others fixed; None if none was found that holds.
+    rows: Rows,
+    choice: Choice,
+    i: Ints,
+    j: Ints,
+    worth: Floats,
+    seconds: float,
+    effort: float,
+    everybody: bool = False,
+) -> tuple[Choice | None, bool]:
+    """Best columns (i[p], j[p]) for the requests in i, the others fixed, and whether they are proven best.
 
-    worth: float64[n], V of each request. effort: CP-SAT's deterministic seconds.
+    None if none was found that holds.
+    worth: float64[n], V of each request; everybody: all of them must be served. effort: CP-SAT's deterministic seconds.
     """
     free = np.unique(i)
     fixed = choice.copy()
@@ -136,12 +176,13 @@ def reoptimise(
     given = part(rows, i, j, rows.room - rows.load(fixed))
     found = integer(
         given,
-        worth[i],
+        0.0 if everybody else worth[i],
         seconds,
         f"num_workers:1 random_seed:0 max_deterministic_time:{effort}",
+        everybody=everybody,
         hint=choice[i] == j,
     )
     if found.x is None:
-        return None
+        return None, False
     fixed[i[found.x]] = j[found.x]
-    return fixed if rows.feasible(fixed) else None
+    return (fixed if rows.feasible(fixed) else None), found.optimal

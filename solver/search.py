@@ -13,7 +13,9 @@ from .rows import Floats, Rows
 
 Choice = npt.NDArray[np.int32]
 
-__all__ = ["Deadline", "Search"]
+__all__ = ["Choice", "Deadline", "Search"]
+
+KNOWN = 4  # price vectors kept: which proves most depends on how much is served
 
 
 class Deadline:
@@ -54,7 +56,9 @@ class Search:
     score: tuple[float, float] = (-np.inf, -np.inf)
     lam: Floats = field(default_factory=lambda: np.zeros(0))
     least: Floats = field(default_factory=lambda: np.zeros(0))
-    last_least: Floats = field(default_factory=lambda: np.zeros(0))
+    steer: Floats = field(default_factory=lambda: np.zeros(0))  # the last prices of V, to choose columns by
+    known: list[tuple[Floats, Floats]] = field(default_factory=list)
+    stale: bool = True
     nu: float = float("inf")
     bound: float = -np.inf
     mu: Floats = field(default_factory=lambda: np.zeros(0))
@@ -69,8 +73,7 @@ class Search:
         score = self.score_of(choice)
         if self.found and score <= self.score:
             return False
-        if self.found and score[0] != self.score[0]:
-            self.bound = -np.inf  # it held for another weight served
+        self.stale = True  # the bound held for another weight served
         self.choice, self.score, self.found = choice.copy(), score, True
         return True
 
@@ -82,17 +85,23 @@ class Search:
         on = choice >= 0
         return float(int(self.rows.problem.value[on].sum()) - cost), 0.0  # type: ignore[index]
 
-    def price(self, lam: Floats) -> bool:
-        """Takes prices if they prove more for the plan at hand; says whether they did."""
+    def price(self, lam: Floats) -> Floats:
+        """Takes prices if they prove more for the plan at hand; returns the least reduced costs at them."""
         lam = np.maximum(lam, 0.0)
-        least = self.last_least = prices.cheapest(self.rows, lam)
-        bound, nu = self._bound(lam, least)
-        if not self.surplus and self.bound == -np.inf and len(self.least):
-            self.bound, self.nu = self._bound(self.lam, self.least)
-        if bound <= self.bound:
-            return False
-        self.lam, self.least, self.nu, self.bound = lam, least, nu, bound
-        return True
+        least = prices.cheapest(self.rows, lam)
+        self.known = [*self.known[-KNOWN + 1 :], (lam, least)]
+        self.stale = True
+        return least
+
+    def refresh(self) -> None:
+        """The prices that prove most for the weight served now."""
+        if not self.stale:
+            return
+        self.stale, self.bound = False, -np.inf
+        for lam, least in self.known:
+            bound, nu = self._bound(lam, least)
+            if bound > self.bound:
+                self.lam, self.least, self.nu, self.bound = lam, least, nu, bound
 
     def believe(self, lam: Floats) -> float:
         """Prices of V: taken for the cost at once, for what can be served after division by V per weight.
@@ -100,8 +109,8 @@ class Search:
         Returns the bound of V times what is not served plus cost.
         """
         rows = self.rows
-        self.price(lam)
-        least = self.last_least
+        least = self.price(lam)
+        self.steer = np.maximum(lam, 0.0)
         if not self.surplus and rows.n:
             per_weight = float(self.worth.sum() / rows.weight.sum())
             self.price_served(lam / per_weight)
@@ -126,6 +135,7 @@ class Search:
     @property
     def proven_gap(self) -> float:
         """Gap of cost, or of surplus, inf before there is a plan and a bound."""
+        self.refresh()
         if not self.found or self.bound == -np.inf:
             return float("inf")
         if self.surplus:

@@ -75,7 +75,7 @@ def _start(rows: Rows, deadline: Deadline, surplus: bool, gap: float, seed: int)
         mean = float(dearest.mean()) if len(dearest) else 1.0
         worth = WORTH * max(mean, 1.0) * rows.weight / rows.weight.mean() if rows.n else np.zeros(0)
     search = Search(rows, deadline, surplus, gap, seed, worth, np.full(rows.n, -1, np.int32))
-    search.lam = search.mu = np.zeros(rows.k)
+    search.lam = search.mu = search.steer = np.zeros(rows.k)
     search.served_bound = float(rows.weight[rows.option].sum())
     inactive = np.setdiff1d(np.arange(problem.rows), rows.active, assume_unique=True)
     if np.any(problem.caps[inactive] < 0):
@@ -123,8 +123,7 @@ def _plan(search: Search, objective: str) -> Plan:
     """The plan with its certificate in the rows of the problem."""
     rows, problem = search.rows, search.rows.problem
     names = tuple(problem.row_name(row) for row in range(problem.rows))
-    if search.bound == -np.inf:
-        search.price(search.lam)
+    search.refresh()
     choice = search.choice if search.found else np.full(rows.n, -1, np.int32)
     served, cost = rows.value(choice)
     prices = Prices(names, _spread(rows, search.lam), search.nu)
@@ -138,7 +137,8 @@ def _plan(search: Search, objective: str) -> Plan:
         bound = max(0.0, search.bound)
         gap = max(0.0, (cost - bound) / cost) if cost else 0.0
         served_prices = Prices(names, _spread(rows, search.mu), 0.0)
-    exact = search.optimal or (gap == 0.0 and (search.surplus or served >= search.served_bound))
+    whole = gap == 0.0 or cost - bound < 1.0  # costs are whole nano-dollars
+    exact = search.optimal or (whole and (search.surplus or served >= search.served_bound))
     if search.infeasible:
         reason, words = StopReason.INFEASIBLE, "rows with a negative cap cannot hold"
     elif exact and search.found:
