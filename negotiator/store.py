@@ -187,7 +187,8 @@ class LedgerStore(Protocol):
         """Claim the order id and hold the money on the account and all ancestors, or change nothing.
 
         OrderRecord: the id is taken (by a hold that is pending, in doubt or posted). The same reservation id again
-        answers the same reservation. A caller that is cancelled meanwhile leaves no hold.
+        answers the same reservation. A caller that is cancelled meanwhile leaves no hold. Raises ValueError for an
+        amount below 0 or above MAX_NUSD, here and below.
         """
         ...
 

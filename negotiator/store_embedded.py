@@ -8,6 +8,7 @@ StoreUnavailable and memory becomes again what the file says, so nothing was dec
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,8 @@ from .store_embedded_rates import MemoryRates
 from .store_rows import Row
 
 __all__ = ["EmbeddedStore"]
+
+logger = logging.getLogger("negotiator.store")
 
 DAY_MS: Final = 86_400_000
 KEEP_ROWS_MS: Final = 7 * DAY_MS
@@ -292,6 +295,9 @@ class EmbeddedStore:
             self._file.commit(rows)
         except StoreUnavailable as error:
             self._fault = fault = str(error)
+        except Exception as error:  # a bug: nobody waits for ever, nothing was decided
+            logger.exception("the commit of a turn failed")
+            self._fault = fault = f"{type(error).__name__}: {error}"
         for waiter in waiting:
             if not waiter.done():
                 if fault:

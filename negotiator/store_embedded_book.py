@@ -27,7 +27,7 @@ from .store import (
 from .store_audit import Sums
 from .store_embedded_accounts import AccountTrees
 from .store_embedded_entry import Entry, Node, OrderIndex
-from .store_rows import Row, RowKind, account_from, account_text
+from .store_rows import Row, RowKind, account_from, account_text, check_amounts
 
 __all__ = ["Book"]
 
@@ -82,6 +82,7 @@ class Book:
 
     def reserve(self, hold: Hold, now_ms: int) -> Reservation | OrderRecord | Shortfall:
         """Claim the order id and hold the money, or change nothing."""
+        check_amounts(hold=hold.hold_nusd)
         node = self._find(hold.account)
         if node is None:
             return Shortfall(account=hold.account, needed_nusd=hold.hold_nusd, balance=None)
@@ -129,6 +130,7 @@ class Book:
 
     def relayed(self, reservation_id: str, nusd: int) -> None:
         """At least so much is owed so far."""
+        check_amounts(relayed=nusd)
         entry = self._open.get(reservation_id)
         if entry is not None and nusd > entry.relayed_nusd:
             entry.relayed_nusd = nusd
@@ -138,13 +140,12 @@ class Book:
         self, reservation_id: str, posted_nusd: int, now_ms: int, house_nusd: int, note: Note | None
     ) -> Settlement:
         """Charge, release the rest; a late bill goes to suspense. Raises LookupError for an unknown hold."""
+        check_amounts(posted=posted_nusd, house=house_nusd)
         entry = self._live(reservation_id, now_ms)
         if entry is None:
             return self._late(reservation_id, posted_nusd + house_nusd, now_ms, note)
-        if not 0 <= posted_nusd <= entry.hold_nusd or house_nusd < 0:
-            raise ValueError(
-                f"expected 0 <= posted <= {entry.hold_nusd} and house >= 0, found {posted_nusd}, {house_nusd}"
-            )
+        if posted_nusd > entry.hold_nusd:
+            raise ValueError(f"expected posted <= {entry.hold_nusd}, found {posted_nusd}")
         entry.add(note)
         self._resolve(entry, HoldState.POSTED, posted_nusd, now_ms)
         if house_nusd:

@@ -17,6 +17,7 @@ from .store_redis_accounts import AccountDirectory, run
 from .store_redis_archive import StreamArchive, recount
 from .store_redis_keys import Line, Tree, balance_of, order_of, reservation_of, settlement_of
 from .store_redis_link import Link, Script
+from .store_rows import check_amounts
 
 __all__ = ["RedisLedger"]
 
@@ -64,6 +65,7 @@ class RedisLedger:
 
     async def reserve(self, hold: Hold, now_ms: int) -> Reservation | OrderRecord | Shortfall:
         """Claim the order id and hold the money on account and ancestors, or change nothing."""
+        check_amounts(hold=hold.hold_nusd)
         line = await self._directory.line(hold.account)
         if line is None:
             return Shortfall(account=hold.account, needed_nusd=hold.hold_nusd, balance=None)
@@ -124,6 +126,7 @@ class RedisLedger:
 
     async def relayed(self, reservation_id: str, nusd: int) -> None:
         """At least so much is owed so far."""
+        check_amounts(relayed=nusd)
         keys = await self._keys(reservation_id)
         if keys is not None:
             await run(self._link, self._money, "relayed", keys, nusd)
@@ -138,8 +141,7 @@ class RedisLedger:
         note: Note | None = None,
     ) -> Settlement:
         """Charge and release the rest."""
-        if posted_nusd < 0 or house_nusd < 0:
-            raise ValueError(f"expected amounts >= 0, found {posted_nusd}, {house_nusd}")
+        check_amounts(posted=posted_nusd, house=house_nusd)
         return await self._resolve("post", reservation_id, now_ms, posted_nusd, house_nusd, *_parts(note))
 
     async def void(self, reservation_id: str, now_ms: int, *, note: Note | None = None) -> Settlement:

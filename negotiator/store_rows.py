@@ -24,6 +24,7 @@ __all__ = [
     "account_from",
     "account_text",
     "check_account",
+    "check_amounts",
     "period_key",
     "period_start_ms",
     "rolls_at_ms",
@@ -79,6 +80,13 @@ def check_account(account: Account) -> None:
     for what, nusd in (("budget", account.budget_nusd), ("default budget", account.default_budget_nusd)):
         if nusd is not None and not 0 <= nusd <= MAX_NUSD:
             raise InputInvalid(f"expected a {what} of 0 to {MAX_NUSD} nano-dollars, found {nusd}")
+
+
+def check_amounts(**amounts_nusd: int) -> None:
+    """Raises ValueError for an amount that nobody can hold or owe; names say which it is."""
+    for what, nusd in amounts_nusd.items():
+        if not 0 <= nusd <= MAX_NUSD:
+            raise ValueError(f"expected {what} of 0 to {MAX_NUSD} nano-dollars, found {nusd}")
 
 
 def account_text(account: Account) -> str:

@@ -265,6 +265,25 @@ async def test_a_full_disk_decides_nothing_and_the_store_comes_back(tmp_path: Pa
     await store.aclose()
 
 
+async def test_a_bug_in_a_commit_leaves_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a commit raises, its callers hear of it, nothing was decided, and the next verb works."""
+    store = await furnished(tmp_path / "ledger.db")
+    with monkeypatch.context() as patched:
+        patched.setattr(store_embedded_file, "_INSERT_ROW", "INSERT INTO rows VALUES (?)")
+        with pytest.raises(StoreUnavailable):
+            await asyncio.wait_for(store.reserve(hold(1), T0), 5)
+    with monkeypatch.context() as patched:
+        patched.setattr(store_embedded_file.LedgerFile, "commit", lambda file, rows: 1 / 0)
+        with pytest.raises(StoreUnavailable, match="ZeroDivisionError"):
+            await asyncio.wait_for(store.reserve(hold(1), T0), 5)
+    assert (await store.balances("team", T0))[0].pending_nusd == 0
+    await serve(store, 1)
+    assert not await store.audit()
+    await store.aclose()
+
+
 async def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     """Text, a newer schema and an impossible place are each one clear message, and the lock is free again."""
     text = tmp_path / "notes.db"

@@ -12,6 +12,7 @@ import pytest
 from valkey_servers import cluster_url, empty, one_server_url
 
 from negotiator.errors import HoldResolved, InputInvalid
+from negotiator.money import MAX_NUSD
 from negotiator.order import HoldState, Reservation
 from negotiator.store import (
     HOUSE,
@@ -181,6 +182,28 @@ async def test_what_a_seller_bills_above_the_hold_is_refused_and_the_house_may_b
     assert settlement.house_nusd == 40
     assert await standing(store, HOUSE) == (40, 0)
     assert await standing(store, "org") == (100, 0)
+
+
+@pytest.mark.parametrize("nusd", [-1, MAX_NUSD + 1])
+async def test_an_amount_that_nobody_can_owe_is_refused(store: Store, nusd: int) -> None:
+    """A negative hold would make money, a huge one overflow: both are errors that change nothing."""
+    rid = await held(store, 1, 100)
+    with pytest.raises(ValueError, match="nano-dollars"):
+        await store.reserve(hold(2, nusd, "default"), T0)
+    with pytest.raises(ValueError, match="nano-dollars"):
+        await store.post(rid, nusd, T0)
+    with pytest.raises(ValueError, match="nano-dollars"):
+        await store.post(rid, 0, T0, house_nusd=nusd)
+    with pytest.raises(ValueError, match="nano-dollars"):
+        await store.relayed(rid, nusd)
+    assert await standing(store, "org") == (0, 100)
+
+
+async def test_sums_beyond_53_bits_stay_exact(store: Store) -> None:
+    """An account without a limit may post more than a double can count; the last nano-dollar is not lost."""
+    for number in range(3):
+        await store.post(await held(store, number, MAX_NUSD, account="default"), MAX_NUSD - number, T0)
+    assert await standing(store, "default") == (3 * MAX_NUSD - 3, 0)
 
 
 async def test_a_begun_call_never_just_expires(store: Store) -> None:
