@@ -131,6 +131,20 @@ async def test_memory_does_not_grow_with_traffic(store: RedisStore, server_url: 
     assert "(void on 'team')" in fault
 
 
+async def test_windows_nobody_uses_leave_no_key(store: RedisStore, server_url: str) -> None:
+    """litellm 5609: counters without an end accumulated; every window here has a lifetime of its own."""
+    asks = [LeaseAsk(key=f"s{number}:requests", amount=5, per_ms=100, want=1) for number in range(20)]
+    asks.append(LeaseAsk(key="s:concurrency", amount=5, per_ms=0, want=1))
+    await store.lease("w", asks, 100, T0)
+    await store.correct("s1:requests", 0, T0)
+    with raw(server_url) as client:
+        lives = [client.pttl(key) for key in client.scan_iter("*rates*", count=1_000)]
+        assert len(lives) == 21
+        assert all(0 < life <= 300 for life in lives)
+        await asyncio.sleep(0.35)
+        assert not list(client.scan_iter("*rates*", count=1_000))
+
+
 async def test_two_archivers_at_once_lose_no_row(store: RedisStore, server_url: str, tmp_path: Path) -> None:
     """A worker that lost its lead and does not know it is slower than its successor: each row is archived once."""
     (tree,) = await store._directory.trees()
