@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,30 @@ from negotiator.quality.outcomes import Outcomes, read_outcomes
 __all__ = ["find_files", "load", "synthetic"]
 
 TOPICS = (
-    ["integer", "equation", "polynomial", "triangle", "prime", "divisor", "fraction", "root", "sum", "product"],
-    ["plaintiff", "contract", "statute", "court", "evidence", "tort", "liability", "property", "jury", "deed"],
+    [
+        "integer",
+        "equation",
+        "polynomial",
+        "triangle",
+        "prime",
+        "divisor",
+        "fraction",
+        "root",
+        "sum",
+        "product",
+    ],
+    [
+        "plaintiff",
+        "contract",
+        "statute",
+        "court",
+        "evidence",
+        "tort",
+        "liability",
+        "property",
+        "jury",
+        "deed",
+    ],
     ["function", "return", "list", "append", "range", "print", "string", "while", "loop", "index"],
     ["patient", "disease", "treatment", "drug", "cell", "protein", "enzyme", "tissue", "blood", "diagnosis"],
 )
@@ -52,6 +75,6 @@ def synthetic(prompts: int = 1_500, models: int = 6, seed: int = 0) -> Outcomes:
             file.write(json.dumps(row) + "\n")
     path = Path(file.name)
     try:
-        return read_outcomes([path])
+        return replace(read_outcomes([path]), name="synthetic")
     finally:
         path.unlink()

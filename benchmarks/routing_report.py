@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 __all__ = ["page", "plots"]
 
 MUST = {
@@ -42,7 +44,7 @@ def page(results: Mapping[str, Any]) -> str:
         parts += [f"## {name}\n", _about(found), _routers(found), _gaps(found), _floors(found)]
         parts += [_targets(name, found), _budget(found), _curve(found)]
         parts.append(f"![frontier](routing_{name}.png)\n")
-    parts.append(_time(results))
+    parts += [_time(results), _misses(results)]
     return "\n".join(parts)
 
 
@@ -55,7 +57,9 @@ fold, everything fitted on the other four. Costs are dollars per 1,000 prompts; 
 count. "Best single" is the best model in hindsight. cost@best: cost at its quality as a share of its cost, on the
 router's own frontier (`-` = never reached); q@cost: quality at its cost; AIQ: mean height of the frontier between the
 cheapest and the best single model; arena: RouterArena's formula at the best point. Rows marked \\* know the outcomes
-and are bounds, not routers. Figures are medians over {results["seeds"]} splits into folds; seed 0 for the rest.
+and are bounds, not routers; cascades need a check of every answer, which the others do not. Figures of negotiator in the
+first two tables are medians over splits into folds: {results["seeds"]}. A split more or less moves cost@best by its
+bootstrap spread: compare AIQ.
 {note}"""
 
 
@@ -187,7 +191,40 @@ def _time(results: Mapping[str, Any]) -> str:
         [name, f"{t['p50_ms']:.3f}", f"{t['p99_ms']:.3f}", f"{t['file_mb']:.1f}"]
         for name, t in results["time"].items()
     ]
-    return "## One estimate, all models\n\n" + _table(["file", "p50 ms", "p99 ms", "model file MB"], rows)
+    return "## One estimate, all models (best of five rounds per prompt)\n\n" + _table(["file", "p50 ms", "p99 ms", "model file MB"], rows)
+
+
+def _misses(results: Mapping[str, Any]) -> str:
+    """Where it does not win, said by the figures themselves."""
+    lines = []
+    for name, found in results["files"].items():
+        ours = found["routers"]["negotiator"]
+        for other, router in found["routers"].items():
+            if other.endswith("*") or other.startswith("cascade"):
+                continue
+            for what in ("aiq", "quality_at_cost"):
+                if router[what] is not None and router[what] > ours[what]:
+                    lines.append(
+                        f"- {name}: {other} has the better {what} ({router[what]:.4f} against {ours[what]:.4f})."
+                    )
+        if found["spread"]["aiq_gain_mean"] < 2 * found["spread"]["aiq_gain_sd"]:
+            lines.append(f"- {name}: the gain in AIQ over TF-IDF logistic is within two standard deviations.")
+        if found["spread"]["quality_gain_over_best_mean"] < found["spread"]["quality_gain_over_best_sd"]:
+            lines.append(
+                f"- {name}: no proven gain in quality over the best single model at its cost; cost is what falls."
+            )
+        lines += [
+            f"- {name}: at lambda {weight} the best single model, chosen in hindsight, is better (gap {gap:.1f} %)."
+            for weight, gap in found["gaps"]["negotiator"].items()
+            if gap < -0.05
+        ]
+        checked = found["routers"]["cascade, check right 80 %"]["aiq"]
+        if checked > ours["aiq"]:
+            lines.append(
+                f"- {name}: a cascade with a check of the answer that is right 80 % of the time has the better AIQ "
+                f"({checked:.4f}); where such a check exists use policy `two_tier`."
+            )
+    return "## Where it does not win\n\n" + "\n".join(lines) + "\n"
 
 
 def plots(results: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -199,13 +236,22 @@ def plots(results: Mapping[str, Any], folder: Path) -> list[Path]:
 
     made = []
     for name, found in results["files"].items():
-        figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5.5), gridspec_kw={"width_ratios": [2, 1]})
+        figure, (left, right) = pyplot.subplots(1, 2, figsize=(14, 5.5), gridspec_kw={"width_ratios": [2, 1]})
+        colours = iter(pyplot.get_cmap("tab10").colors)
         for label, line in found["lines"].items():
-            style = {"lw": 2.5, "zorder": 5} if label == "negotiator" else {"lw": 1.1, "alpha": 0.85}
-            left.plot(*zip(*line, strict=True), label=label, marker="." if len(line) < 3 else None, **style)
+            cost, quality = (np.array(values) for values in zip(*line, strict=True))
+            grid = np.geomspace(cost[0], cost[-1], 300)
+            style: dict[str, Any] = (
+                {"lw": 1.1, "c": next(colours)} if not label.endswith("*") else {"lw": 1, "c": "grey"}
+            )
+            if label.endswith("*"):
+                style["ls"] = "--" if label.startswith("oracle") else ":"
+            if label == "negotiator":
+                style |= {"lw": 2.5, "zorder": 5}
+            left.plot(grid, np.interp(grid, cost, quality), label=label, **style)
         left.scatter(*zip(*found["single_points"], strict=True), s=14, c="black", label="each model alone")
         left.set(xscale="log", xlabel="dollars per 1,000 prompts", ylabel="mean quality", title=name)
-        left.legend(fontsize=7)
+        left.legend(fontsize=7, loc="lower right")
         points = found["routers"]["negotiator"]["calibration"]["reliability"]
         right.plot([0, 1], [0, 1], c="grey", lw=0.8)
         right.plot([p[0] for p in points], [p[1] for p in points], marker="o")

@@ -219,6 +219,7 @@ def test_any_prompt_has_an_estimate(tmp_path_factory: pytest.TempPathFactory, te
 
 def test_a_batch_encodes_as_its_texts_do() -> None:
     """Encoding many texts at once gives each what it gets alone."""
+    assert len(encode([])) == 0
     texts = ["One two three, 4.5!", "", "def f(x):\n    return x", "A. 1\nB. 2\nC. 33"]
     together = encode(texts)
     for number, text in enumerate(texts):

@@ -1,12 +1,14 @@
 """What a prompt looks like: hashed n-grams and some fifty hand-made features, for many texts at once.
 
 Bytes of the lower-cased excerpt (its beginning and end) are hashed as 3- to 5-grams, words alone and in pairs, into
-2**16 buckets each (Weinberger et al., "Feature hashing for large scale multitask learning", 2009). Every step is one
-NumPy call over the concatenation of all texts, so a batch costs little more per text than its hashing.
+2**16 buckets each (Weinberger et al., "Feature hashing for large scale multitask learning", 2009). Hashing is one
+NumPy call per step over the concatenation of all texts, so a batch costs little more per text than its bytes.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,12 +48,8 @@ _LOWER = np.arange(256, dtype=np.uint8)
 _LOWER[65:91] += 32
 _IS_WORD = np.zeros(256, dtype=bool)
 _IS_WORD[[*range(48, 58), *range(97, 123), *range(128, 256)]] = True
-_IS_DIGIT = np.zeros(256, dtype=bool)
-_IS_DIGIT[48:58] = True
-_IS_LETTER = np.zeros(256, dtype=bool)
-_IS_LETTER[65:76] = True
-_IS_MARK = np.zeros(256, dtype=bool)
-_IS_MARK[list(b".):")] = True
+_DIGITS, _POINTS = re.compile(rb"[0-9]+"), re.compile(rb"(?<=[0-9])\.(?=[0-9])")
+_OPTION = re.compile(rb"[A-K][.):]|\([A-K]\)")
 _N_CLASSES = len(_CLASSES) + 2
 
 
@@ -79,9 +77,9 @@ def encode(texts: Sequence[str]) -> Encoded:
     """Hash texts and count what is in them. At most a few hundred at a time: memory grows with their excerpts."""
     whole = [text.encode("utf-8", "replace") for text in texts]
     parts = [b if len(b) <= HEAD_BYTES + TAIL_BYTES else b[:HEAD_BYTES] + b[-TAIL_BYTES:] for b in whole]
-    # Line feeds around each text: it starts a line, its last line has an end, and looking two bytes ahead stays inside.
-    raw = np.frombuffer(b"".join(b"\n" + part + b"\n\n\n\n" for part in parts), dtype=np.uint8)
-    sizes = np.array([len(part) + 5 for part in parts], dtype=np.int64)
+    # Line feeds around each text: no word begins or ends at its edge, so words of two texts never meet.
+    raw = np.frombuffer(b"".join(b"\n" + part + b"\n" for part in parts), dtype=np.uint8)
+    sizes = np.array([len(part) + 2 for part in parts], dtype=np.int64)
     total = np.array([len(b) for b in whole], dtype=np.float64)
     doc = np.repeat(np.arange(len(texts)), sizes)
     low = _LOWER[raw]
@@ -97,7 +95,7 @@ def encode(texts: Sequence[str]) -> Encoded:
     counts = np.diff(np.append(first, keys.size)).astype(np.int32)
     found = keys[first]
     indptr = np.searchsorted(found, np.arange(len(texts) + 1) * BUCKETS)
-    hand = _hand(len(texts), raw, doc, total, words, word_doc, ends - starts)
+    hand = _hand(parts, raw, doc, total, words, word_doc, ends - starts)
     return Encoded(indptr, (found % BUCKETS).astype(np.int32), counts, hand)
 
 
@@ -121,12 +119,15 @@ def _grams(low: npt.NDArray[np.uint8], doc: npt.NDArray[np.int64]) -> npt.NDArra
     """Keys (text, bucket) of all byte 3- to 5-grams; none spans two texts."""
     wide = low.astype(np.uint64)
     value = wide[:-1] * np.uint64(257) + wide[1:]
-    keys = []
+    keys, alone = [], not len(doc) or doc[-1] == 0
     for size in (3, 4, 5):
         value = value[: len(wide) - size + 1] * np.uint64(257) + wide[size - 1 :]
-        bucket = (value * _MULTIPLIER) >> np.uint64(64 - _HALF_BITS)
+        bucket = ((value * _MULTIPLIER) >> np.uint64(64 - _HALF_BITS)).astype(np.int64)
+        if alone:
+            keys.append(bucket)
+            continue
         inside = doc[: len(value)] == doc[size - 1 :]
-        keys.append((doc[: len(value)] * BUCKETS + bucket.astype(np.int64))[inside])
+        keys.append((doc[: len(value)] * BUCKETS + bucket)[inside])
     return np.concatenate(keys)
 
 
@@ -170,7 +171,7 @@ HAND = 3 + _N_CLASSES + 3 + 3 + 6 + _N_DOMAINS
 
 
 def _hand(
-    n: int,
+    parts: Sequence[bytes],
     raw: npt.NDArray[np.uint8],
     doc: npt.NDArray[np.int64],
     total: npt.NDArray[np.float64],
@@ -179,6 +180,7 @@ def _hand(
     word_length: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.float32]:
     """float32[n, HAND]: lengths, kinds of bytes, shares, numbers, options, domain words."""
+    n = len(parts)
     classes = np.bincount(doc * _N_CLASSES + _CLASS[raw], minlength=n * _N_CLASSES).reshape(n, _N_CLASSES)
     n_words = np.bincount(word_doc, minlength=n)
     mean_length = np.bincount(word_doc, word_length, minlength=n) / np.maximum(n_words, 1)
@@ -192,49 +194,29 @@ def _hand(
         mean_length[:, None],
         np.log1p(classes),
         classes[:, [0, 1, _NON_ASCII]] / size[:, None],
-        _numbers(n, raw, doc),
-        _options(n, raw, doc),
+        np.array([_numbers(part) + _options(part) for part in parts]).reshape(n, 9),
         np.log1p(domain.reshape(n, _N_DOMAINS)),
     ]
     return np.concatenate(columns, axis=1, dtype=np.float32)
 
 
-def _numbers(n: int, raw: npt.NDArray[np.uint8], doc: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def _numbers(part: bytes) -> tuple[float, float, float]:
     """Runs of digits: how many, the longest, how many continue after a point."""
-    digit = _IS_DIGIT[raw]
-    edge = np.flatnonzero(digit[1:] != digit[:-1]) + 1
-    starts, ends = edge[::2], edge[1::2]
-    where = doc[starts]
-    longest = np.zeros(n)
-    np.maximum.at(longest, where, ends - starts)
-    decimals = np.bincount(where[(raw[starts - 1] == 46) & digit[starts - 2]], minlength=n)
-    return np.stack((np.log1p(np.bincount(where, minlength=n)), longest, np.log1p(decimals)), axis=1)
+    runs = _DIGITS.findall(part)
+    if not runs:
+        return 0.0, 0.0, 0.0
+    return math.log1p(len(runs)), float(max(map(len, runs))), math.log1p(len(_POINTS.findall(part)))
 
 
-def _options(n: int, raw: npt.NDArray[np.uint8], doc: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def _options(part: bytes) -> tuple[float, float, float, float, float, float]:
     """Lines like ``B. text`` or ``(B) text``: count, any, mean and spread of their length, share with digits; lines."""
-    breaks = np.flatnonzero(raw == 10)
-    size = np.diff(breaks)
-    # Texts are parted by empty lines, so a line of two bytes or more lies in one text.
-    line, size = breaks[:-1][size > 2] + 1, size[size > 2]
-    out = np.zeros((n, 6))
-    if not len(line):
-        return out
-    where = doc[line]
-    out[:, 5] = np.log1p(np.bincount(where, minlength=n))
-    a, b = raw[line], raw[line + 1]
-    option = np.flatnonzero(
-        (_IS_LETTER[a] & _IS_MARK[b]) | ((a == 40) & _IS_LETTER[b] & (raw[line + 2] == 41))
-    )
-    if not len(option):
-        return out
-    at, length = where[option], size[option]
-    numeric = np.add.reduceat(_IS_DIGIT[raw], line)[option]
-    count = np.bincount(at, minlength=n)
-    each = np.maximum(count, 1)
-    mean = np.bincount(at, length, minlength=n) / each
-    variance = np.bincount(at, length * length, minlength=n) / each - mean * mean
-    out[:, 0], out[:, 1], out[:, 2] = count, count > 0, np.log1p(mean)
-    out[:, 3] = np.log1p(np.sqrt(np.maximum(variance, 0.0)))
-    out[:, 4] = np.bincount(at, numeric, minlength=n) / each
-    return out
+    lines = [line for line in part.split(b"\n") if len(line) > 1]
+    options = [line for line in lines if _OPTION.match(line)]
+    if not options:
+        return 0.0, 0.0, 0.0, 0.0, 0.0, math.log1p(len(lines))
+    count = len(options)
+    sizes = [len(line) + 1 for line in options]
+    mean = sum(sizes) / count
+    spread = math.sqrt(max(sum(size * size for size in sizes) / count - mean * mean, 0.0))
+    numeric = sum(_DIGITS.search(line) is not None for line in options) / count
+    return float(count), 1.0, math.log1p(mean), math.log1p(spread), numeric, math.log1p(len(lines))

@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class Prior:
         return math.sqrt(self.mean * (1.0 - self.mean) / (self.answers + 1.0))
 
 
+@lru_cache(maxsize=4096)
 def bare_name(model: str) -> str:
     """The model's own name: no provider, region, vendor or ``:tag``; lower case, versions written with dashes."""
     name = model.lower().rsplit("/", 1)[-1].split("@", 1)[0]
