@@ -191,7 +191,9 @@ def _time(results: Mapping[str, Any]) -> str:
         [name, f"{t['p50_ms']:.3f}", f"{t['p99_ms']:.3f}", f"{t['file_mb']:.1f}"]
         for name, t in results["time"].items()
     ]
-    return "## One estimate, all models (best of five rounds per prompt)\n\n" + _table(["file", "p50 ms", "p99 ms", "model file MB"], rows)
+    return "## One estimate, all models (best of five rounds per prompt)\n\n" + _table(
+        ["file", "p50 ms", "p99 ms", "model file MB"], rows
+    )
 
 
 def _misses(results: Mapping[str, Any]) -> str:
@@ -202,11 +204,11 @@ def _misses(results: Mapping[str, Any]) -> str:
         for other, router in found["routers"].items():
             if other.endswith("*") or other.startswith("cascade"):
                 continue
-            for what in ("aiq", "quality_at_cost"):
-                if router[what] is not None and router[what] > ours[what]:
-                    lines.append(
-                        f"- {name}: {other} has the better {what} ({router[what]:.4f} against {ours[what]:.4f})."
-                    )
+            lines += [
+                f"- {name}: {other} has the better {what} ({router[what]:.4f} against {ours[what]:.4f})."
+                for what in ("aiq", "quality_at_cost")
+                if router[what] > ours[what]
+            ]
         if found["spread"]["aiq_gain_mean"] < 2 * found["spread"]["aiq_gain_sd"]:
             lines.append(f"- {name}: the gain in AIQ over TF-IDF logistic is within two standard deviations.")
         if found["spread"]["quality_gain_over_best_mean"] < found["spread"]["quality_gain_over_best_sd"]:
