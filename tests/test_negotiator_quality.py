@@ -199,6 +199,19 @@ def test_a_changed_model_is_noticed_once() -> None:
     assert quality.estimate("x", ["good"]).mean[0] == pytest.approx(0.4, abs=0.12)
 
 
+@pytest.mark.parametrize("chance", [0.5, 0.8, 0.95])
+def test_an_unchanged_model_raises_no_alarm(chance: float) -> None:
+    """Four thousand answers at one rate are not taken for a change; a fall by 0.3 then is, within 200 answers."""
+    events: list[Event] = []
+    quality, draw = room(events=events), np.random.default_rng(11)
+    for _ in range(4_000):
+        quality.learn("good", None, float(draw.random() < chance))
+    assert not events
+    for _ in range(200):
+        quality.learn("good", None, float(draw.random() < chance - 0.3))
+    assert events
+
+
 def test_a_change_is_told_to_other_workers() -> None:
     """A worker that hears of a change forgets what it knew from before it."""
     one, two = room(writer="1"), room(writer="2")
