@@ -155,7 +155,7 @@ def start(command: list[str]) -> float:
         return time.monotonic() - began
 
 
-def measure(folder: Path, *, rounds: int, seconds: float, requests: int) -> dict[str, Any]:
+def measure(folder: Path, rounds: int, seconds: float, requests: int) -> dict[str, Any]:
     """Every figure: all targets in turn in every round."""
     with ExitStack() as stack:
         peer = ["-m", "benchmarks.gateway_peers"]
@@ -230,10 +230,15 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="one short round: a minute")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--requests", type=int, default=100_000, help="after which memory is read")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        size = {"rounds": 2, "seconds": 2.0, "requests": 6_000} if given.quick else {}
-        found = measure(Path(folder), **{"rounds": 5, "seconds": 5.0, "requests": 100_000, **size})
+        size = {"rounds": given.rounds, "seconds": given.seconds, "requests": given.requests}
+        if given.quick:
+            size = {"rounds": 2, "seconds": 2.0, "requests": 6_000}
+        found = measure(Path(folder), **size)
     found["machine"] = machine()
     found["quick"] = given.quick
     RESULTS.mkdir(exist_ok=True)

@@ -131,7 +131,9 @@ def _fault(name: str, rfq: RFQ, quote: Quote) -> str | None:
         return f"expected a quote of {name} for {rfq.rfq_id}, found {quote.provider} for {quote.rfq_id}"
     if not 0 <= quote.expected_nusd <= quote.ceiling_nusd:
         return f"expected 0 <= expected <= ceiling, found {quote.expected_nusd} and {quote.ceiling_nusd}"
-    billed_nusd = sum(line.nusd for line in quote.lines)
+    billed_nusd = 0
+    for line in quote.lines:
+        billed_nusd += line.nusd
     if billed_nusd != quote.expected_nusd:
         return f"expected price lines that sum to {quote.expected_nusd}, found {billed_nusd}"
     if quote.valid_for_ms <= 0 or quote.max_output_tokens < 1:

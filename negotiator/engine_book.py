@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -98,7 +98,7 @@ def _rfq(rooms: Rooms, order: Order, estimate: Estimate) -> RFQ:
     tokens = estimate.output_tokens.tolist()
     sized = order.input_tokens is not None
     return RFQ(
-        rfq_id=f"rfq_{uuid.uuid4().hex[:16]}",
+        rfq_id=f"rfq_{secrets.token_hex(8)}",
         input_tokens=order.input_tokens or weighed.input_tokens,
         max_output_tokens=order.max_output_tokens,
         expected_output_tokens=sorted(tokens)[len(tokens) // 2] if tokens else 0,

@@ -65,6 +65,7 @@ class Delivery:
         self._assignment = assignment
         self._check = check
         self._grant = grant
+        self._patience_ms: dict[str, int] = {}
         self._execution = Execution(
             job.order,
             job.rfq,
@@ -142,8 +143,13 @@ class Delivery:
     def abandon_after_ms(self, candidate: Candidate) -> int:
         """A multiple of the seller's observed p99, and never before what it quoted: slow tiers are slow on purpose."""
         quote = candidate.quote
-        observed_ms = self._rooms.capacity.abandon_after_ms(quote.provider, quote.model, load_of(candidate))
-        return max(observed_ms, PATIENCE * quote.latency_ms.p95)
+        known_ms = self._patience_ms.get(quote.quote_id)
+        if known_ms is None:
+            load = load_of(candidate)
+            observed_ms = self._rooms.capacity.abandon_after_ms(quote.provider, quote.model, load)
+            known_ms = max(observed_ms, PATIENCE * quote.latency_ms.p95)
+            self._patience_ms[quote.quote_id] = known_ms
+        return known_ms
 
     def failed(self, candidate: Candidate, error: ProviderError, latency_ms: int) -> None:
         """Count it against the seller's health."""

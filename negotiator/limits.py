@@ -149,8 +149,11 @@ def expected_output(candidate: Candidate) -> int:
 
 def cached_input(quote: Quote) -> int:
     """The part of the input that is expected from a warm cache, tokens."""
-    tokens = sum([line.tokens for line in quote.lines if line.kind is LineKind.CACHE_READ])
-    return min(tokens, quote.input_tokens)
+    tokens = 0
+    for line in quote.lines:
+        if line.kind is LineKind.CACHE_READ:
+            tokens += line.tokens
+    return min(tokens, quote.input_tokens) if tokens else 0
 
 
 def per_unit_usd(nusd_per_million: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Final
 
 __all__ = ["MAX_NUSD", "NUSD_PER_USD", "format_usd", "parse_usd"]
@@ -39,6 +40,7 @@ def parse_usd(value: object) -> int:
     return int(nusd)
 
 
+@lru_cache(maxsize=8192)  # prices come again and again
 def format_usd(nusd: int) -> str:
     """Dollars as a decimal string, exact: ``1_500_000`` → ``"0.0015"``."""
     sign, amount = ("-", -nusd) if nusd < 0 else ("", nusd)
