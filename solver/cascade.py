@@ -19,6 +19,7 @@ from .interior import InteriorPoint, solve_band
 from .rows import NEVER, Floats, Ints, Rows
 
 __all__ = [
+    "ALL_OPEN",
     "WHOLE_OPTIONS",
     "Leads",
     "Round",
@@ -38,7 +39,8 @@ GROWTH = 8  # requests of a level / of the one before
 WIDEST = 10  # columns per request
 ROUGH = 5e-3  # gap of a sample: its own error is larger
 HARD = 0.002  # share that a fill at the given prices leaves unserved
-ALL_OPEN = 2.0
+MOST_OPEN = 130_000  # requests that may all be open at once
+ALL_OPEN = 1e6  # a width that nobody's lead reaches
 
 
 @dataclass(slots=True, eq=False)
@@ -335,7 +337,7 @@ def _group_load(rows: Rows, lam: Floats, worth: Floats, i: Ints, costs: bool) ->
 
 def first_width(rows: Rows, base: npt.NDArray[np.int32], i: Ints, wrong: float) -> float:
     """How wide the first round must be: prices that leave many unserved are good for choosing columns only."""
-    return ALL_OPEN if len(i) and np.mean(base[i] == rows.m) > HARD else wrong
+    return ALL_OPEN if 0 < len(i) <= MOST_OPEN and np.mean(base[i] == rows.m) > HARD else wrong
 
 
 def first_base(

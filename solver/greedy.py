@@ -2,7 +2,8 @@
 
 With zero prices this is the cheapest-first rule every plan is measured against; with prices it repairs an
 assignment. Requests are handled in chunks: a chunk is accepted up to the first request that would break a
-row, so the result is exactly that of the sequential rule.
+row, so the result is exactly that of the sequential rule. (Where a pair may give room back, as under a quality
+floor, chunks of a large batch see that room one chunk later; up to 2,000 requests go one by one.)
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ def fill(
     Each takes the fitting column of least r_ij (ties: the lowest number). left: float64[K], caps less load.
     """
     left = left.copy()
-    at, size = 0, 256
+    at = 0
+    one_by_one = len(order) <= 2000 and any(family.gives for family in rows.families)
+    size = 1 if one_by_one else 256
     while at < len(order):
         i = order[at : at + size]
         fits = fitting(rows, i, left)
@@ -81,7 +84,8 @@ def fill(
         left -= np.bincount(k[inside], weights=a[inside], minlength=rows.k)
         done = len(i) if stop == len(serve) else int(serve[stop])
         at += done
-        size = min(LARGEST, size * 2) if done == len(i) else max(SMALLEST, min(LARGEST, 2 * done))
+        if not one_by_one:
+            size = min(LARGEST, size * 2) if done == len(i) else max(SMALLEST, min(LARGEST, 2 * done))
     return left
 
 

@@ -77,14 +77,18 @@ def solve_band(
     """
     run = _Run(band, lam, start)
     short = 0
+    before = left() if left is not None else 0.0
     for step in range(most_steps):
         run.measure()
         if run.gap <= tolerance and run.residual <= 1e-4:
             return run.result(step, True)
         if not run.mu > LEAST_MU:  # nothing left to gain, or not a number
             return run.result(step, run.gap <= 100 * tolerance)
-        if left is not None and left() <= 0:
-            return run.result(step, False)
+        if left is not None:
+            now = left()
+            if now <= 1.2 * (before - now):  # no time for another step like the last one
+                return run.result(step, False)
+            before = now
         if not run.factor():
             return run.result(step, False)
         length = run.advance()

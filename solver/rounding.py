@@ -44,11 +44,16 @@ def improve(
     _offer_repaired(search, start, near)
     free = near.order[start[near.order] < 0]
     few = len(near.order) <= FEW
-    first = near.order if few else np.union1d(free[:300], near.order[:100])
-    i, j = candidates(rows, search.steer, first, 5 if few else 6, start)
-    left = search.deadline.left - reserve
-    found = reoptimise(rows, start, i, j, search.worth, left * 0.4, 2.0 if few and most == STALE else 0.5)
-    search.offer(found[0])
+    width = len(near.order) if few else 100
+    while True:
+        first = np.union1d(free[:300], near.order[:width])
+        i, j = candidates(rows, search.steer, first, 5 if few else 6, start)
+        left = search.deadline.left - reserve
+        effort = 2.0 if (few and most == STALE) or not search.found else 0.5
+        search.offer(reoptimise(rows, start, i, j, search.worth, left * 0.4, effort)[0])
+        if search.found or width >= len(near.order) or left < 0.05:
+            break
+        width *= 4  # rows that ask for something (a floor, a commitment) need more hands
     rng = np.random.default_rng(search.seed)
     stale, size, turn = 0, 50.0, 0
     while search.found and not search.done and stale < most:
@@ -105,12 +110,28 @@ class Near:
             seeds = np.concatenate(picked)[:4]
             wish = np.argsort(rows.reduced_at(seeds, search.steer), axis=1)[:, :2].ravel()
             pool = self.order[np.isin(choice[self.order], np.append(wish, choice[seeds]))][: 6 * size]
+        elif kind == 1 and len(picked[0]) + len(picked[1]):
+            pool = self._beside(rng, search, np.concatenate(picked)[0])[: 4 * size]
+        if kind:
             chance = self.unit / (self.unit + self.regret[pool])
         if len(pool):
             picked.append(rng.choice(pool, min(len(pool), 2 * size), replace=False, p=chance / chance.sum()))
         everyone = np.concatenate(picked)
         everyone = everyone[np.sort(np.unique(everyone, return_index=True)[1])][: 2 * size]
         return [np.sort(everyone[part::2]) for part in (0, 1) if len(everyone) > part]
+
+    def _beside(self, rng: np.random.Generator, search: Search, seed: int) -> Ints:
+        """Who uses the row that charges the seed most on its best column, the nearest ties first."""
+        rows, choice = self.rows, search.choice
+        i = np.array([seed])
+        _, k, a = rows.pairs(i, rows.reduced_at(i, search.steer).argmin(axis=1))
+        if not len(k):
+            return self.order
+        row = k[np.argmax(search.steer[k] * a * rng.uniform(0.3, 1.0, len(k)))]
+        served = self.order[: max(20_000, rows.n // 50)]
+        served = served[choice[served] >= 0]
+        p, k, _ = rows.pairs(served, choice[served].astype(np.int64))
+        return served[p[k == row]]
 
 
 def _offer_repaired(search: Search, start: Choice, near: Near) -> None:

@@ -81,6 +81,7 @@ class Family:
     group: npt.NDArray[np.int32] | None
     slots: Ints
     cover: Floats
+    gives: bool  # some usage is negative
     by_column: tuple[Ints, Ints, Floats]  # start of column j in (slot, coefficient); length m + 1
 
     def values(self, i: Any, j: Any) -> Any:
@@ -382,7 +383,8 @@ def _family(
         start[1:] = np.cumsum(np.bincount(columns, minlength=m))
         slot, coefficient = slots[members], cover[members, columns]
     is_cost = usage is problem.cost
-    family = Family(usage, is_cost, inside, group, slots, cover, (start, slot, coefficient))
+    lowest = float(usage.min(initial=0)) if isinstance(usage, np.ndarray) else float(cover.min(initial=0))
+    family = Family(usage, is_cost, inside, group, slots, cover, lowest < 0, (start, slot, coefficient))
     return family, rows[binds]
 
 

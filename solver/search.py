@@ -26,6 +26,10 @@ class Deadline:
         self._seconds = seconds
         self.stages: dict[str, float] = {}
 
+    def reserve(self, seconds: float) -> None:
+        """Keeps time back, at most a third of all, for writing the plan."""
+        self._seconds -= min(seconds, self._seconds / 3)
+
     @property
     def left(self) -> float:
         """Seconds left, never below 0."""

@@ -56,6 +56,7 @@ def solve(
         with one_blas_thread(), np.errstate(all="ignore"):
             rows = compile_rows(problem, passes, surplus)
             deadline.stage("compile")
+            deadline.reserve(deadline.stages["compile"])  # the plan and its proof read the same arrays again
             search = _start(rows, deadline, surplus, gap, seed)
             if not search.done:
                 _stages(search, warm)
@@ -100,29 +101,27 @@ def _stages(search: Search, warm: Prices | None) -> None:
     if unsure and deadline.left:
         relax_served(search, base, PRICE_SHARE / 2)
         deadline.stage("served")
-    if _small(search) and deadline.left and not search.optimal:
+    if np.count_nonzero(rows.possible) <= WHOLE_PAIRS and deadline.left and not search.optimal:
         if not search.done:
             improve(search, base, loose, 0.0, EXACT_AFTER)
         prove(search)
         deadline.stage("exact")
     if not search.infeasible and not search.optimal and not search.done and deadline.left:
-        reserve = PROOF_SHARE * deadline.left if unsure else 0.0
+        reserve = PROOF_SHARE * deadline.left if unsure or not search.found else 0.0
         improve(search, base, loose, reserve)
         deadline.stage("rounding")
+    if not search.found and not search.infeasible and deadline.left:
+        prove(search)
+        deadline.stage("exact")
     if unsure and deadline.left and search.found:
         relax_kept(search, base)
         deadline.stage("proof")
 
 
-def _small(search: Search) -> bool:
-    """Whether exhaustive search has a chance: few pairs, or none that surely holds without it."""
-    return bool(np.count_nonzero(search.rows.possible) <= WHOLE_PAIRS) or not search.found
-
-
 def _plan(search: Search, objective: str) -> Plan:
     """The plan with its certificate in the rows of the problem."""
     rows, problem = search.rows, search.rows.problem
-    names = tuple(problem.row_name(row) for row in range(problem.rows))
+    names = _names(problem)
     search.refresh()
     choice = search.choice if search.found else np.full(rows.n, -1, np.int32)
     served, cost = rows.value(choice)
@@ -167,6 +166,14 @@ def _plan(search: Search, objective: str) -> Plan:
         objective,
         served_prices,
     )
+
+
+def _names(problem: Problem) -> tuple[str, ...]:
+    """``Problem.row_name`` of every row, a limit at a time: there may be a million groups."""
+    names: list[str] = []
+    for limit in problem.limits:
+        names += [limit.name] if limit.group is None else [f"{limit.name}[{g}]" for g in range(limit.rows)]
+    return tuple(names)
 
 
 def _spread(rows: Rows, lam: Floats) -> Floats:
