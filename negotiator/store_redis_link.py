@@ -177,6 +177,9 @@ class Link:
         except asyncio.CancelledError:
             _fail(batch, "the store is closing")
             raise
+        except Exception as error:  # a bug: nobody waits for ever
+            logger.exception("a pipeline failed")
+            _fail(batch, f"{type(error).__name__}: {error}")
         finally:
             lane.running -= 1
         self._start(lane)
@@ -189,14 +192,13 @@ class Link:
                     answers = await self._pipeline(lane.client, batch)
             except (*FAULTS, TimeoutError) as error:
                 fault = f"{type(error).__name__}: {error}".rstrip(": ")
-                once = [command for command in batch if last or not command.again]
-                batch = [] if last else [command for command in batch if command.again]
                 if last or isinstance(error, (TimeoutError, SocketTimeout)):
-                    once, batch = [*once, *batch], []
+                    _fail(batch, fault)
                     self._rest(lane, fault)
-                _fail(once, fault)
-                if lane.fault:
                     await self._recover(lane)
+                    return
+                _fail([command for command in batch if not command.again], fault)
+                batch = [command for command in batch if command.again]
                 if not batch:
                     return
                 await asyncio.sleep(self._rng.uniform(*BACKOFF_S) / 10)

