@@ -268,6 +268,9 @@ def test_a_room_with_a_model_chooses_by_prompt(tmp_path: Path) -> None:
     assert poem.mean.argmax() == 1
     assert addition.mean[2] == poem.mean[2] == 0.33
     assert addition.observations.tolist() == [600, 600, 0]
+    nobody = quality.estimate("", names)
+    assert nobody.mean[:2] == pytest.approx(model.level.mean[[1, 2]])
+    assert nobody.observations.tolist() == [600, 600, 0]
     many = quality.estimate_many(["sum of a prime and a fraction", "rose river moon sorrow"], names)
     assert many.mean == pytest.approx(np.stack((addition.mean, poem.mean)), abs=1e-5)
     for _ in range(60):

@@ -150,9 +150,10 @@ class Model:
         """Its number of a model, -1 = not trained on."""
         return self._column.get(bare_name(model), -1)
 
-    def usual(self, column: int) -> tuple[float, float]:
-        """Mean recorded quality and length of a model: what to expect of a prompt nobody shows."""
-        return float(self.level.mean[column]), float(self.level.length_mean[column])
+    def usual(self, column: int) -> tuple[float, float, int]:
+        """Mean recorded quality and length of a model, and how many answers: for a prompt nobody shows."""
+        level = self.level
+        return float(level.mean[column]), float(level.length_mean[column]), int(level.observations[column])
 
     def estimate_prompt(self, prompt: str, models: Sequence[str]) -> Estimate:
         """Arrays over ``models``; one it was not trained on raises InputInvalid (the room has priors for those)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -34,8 +35,8 @@ class Predictor(Protocol):
     def column(self, model: str) -> int:
         """Its number of a model, -1 = not trained on."""
 
-    def usual(self, column: int) -> tuple[float, float]:
-        """Mean quality and length of a model, for a prompt nobody shows."""
+    def usual(self, column: int) -> tuple[float, float, int]:
+        """Mean quality and length of a model, and recorded answers: for a prompt nobody shows."""
 
     def estimate_texts(self, texts: Sequence[str]) -> Estimate:
         """Prompts x all its models."""
@@ -153,15 +154,11 @@ class Quality:
 
     def _expected(self, model: str, text: str | None) -> tuple[float, float, float]:
         """P(acceptable) before feedback, what that belief is worth in answers, and the expected length."""
-        column = -1 if self._model is None else self._model.column(model)
-        if self._model is None or column < 0:
-            prior = self._priors.of(model)
-            return prior.mean, prior.answers, prior.output_tokens
-        if not text:
-            mean, tokens = self._model.usual(column)
-            return mean, TRAINED_ANSWERS, tokens
+        start = _start(self._priors, self._model, model)
+        if start.column < 0 or not text:
+            return start.mean, start.worth, start.tokens
         one = self._predict(text)
-        return float(one.mean[column]), TRAINED_ANSWERS, float(one.output_tokens[column])
+        return float(one.mean[start.column]), start.worth, float(one.output_tokens[start.column])
 
     def _take_lengths(self, now_ms: int) -> None:
         """Lengths come with every answer and move estimates little: they are taken up together."""
@@ -200,9 +197,28 @@ class Quality:
         return fresh
 
     def _believe(self, model: str, task: str, now_ms: int) -> Belief:
-        trained = self._model is not None and self._model.column(model) >= 0
-        worth = TRAINED_ANSWERS if trained else self._priors.of(model).answers
+        worth = _start(self._priors, self._model, model).worth
         return self._evidence.belief(bare_name(model), task, worth, now_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Where belief in a model starts for a prompt nobody shows; column: its number in the predictor, -1 = none."""
+
+    column: int
+    mean: float
+    worth: float
+    tokens: float
+    observations: int
+
+
+def _start(priors: Priors, model: Predictor | None, name: str) -> _Start:
+    column = -1 if model is None else model.column(name)
+    if model is None or column < 0:
+        prior = priors.of(name)
+        return _Start(-1, prior.mean, prior.answers, prior.output_tokens, 0)
+    mean, tokens, observations = model.usual(column)
+    return _Start(column, mean, TRAINED_ANSWERS, tokens, observations)
 
 
 class _Adjustment:
@@ -219,9 +235,8 @@ class _Adjustment:
     ) -> None:
         self.names = [bare_name(name) for name in models]
         self.beliefs, self.at_ms, self.taught = beliefs, at_ms, taught
-        columns = np.array([-1 if model is None else model.column(name) for name in models], dtype=np.int64)
-        found = [priors.of(name) for name in models]
-        worth = np.where(columns >= 0, TRAINED_ANSWERS, [prior.answers for prior in found])
+        starts = [_start(priors, model, name) for name in models]
+        columns = np.array([start.column for start in starts], dtype=np.int64)
         shift, answers, factor = (
             np.array(
                 [(belief.shift, belief.answers, belief.length_factor) for belief in beliefs], dtype=np.float64
@@ -229,15 +244,15 @@ class _Adjustment:
             .reshape(-1, 3)
             .T
         )
-        self.worth = worth + answers
-        mean = np.clip(np.array([prior.mean for prior in found]) + shift, 0.01, 0.99)
-        tokens = np.array([prior.output_tokens for prior in found]) * factor
+        self.worth = answers + [start.worth for start in starts]
+        mean = np.clip(np.array([start.mean for start in starts]) + shift, 0.01, 0.99)
+        tokens = np.array([start.tokens for start in starts]) * factor
         self.prior = Estimate(
             mean,
             _beta_sd(mean, self.worth),
             np.rint(tokens).astype(np.int64),
             np.ceil(tokens * P95_FACTOR).astype(np.int64),
-            np.array([belief.seen for belief in beliefs], dtype=np.int64),
+            np.array([b.seen + s.observations for b, s in zip(beliefs, starts, strict=True)], dtype=np.int64),
         )
         for name in Estimate.__slots__:
             getattr(self.prior, name).flags.writeable = False
@@ -258,7 +273,6 @@ class _Adjustment:
         sd[..., at] = np.hypot(base.sd[..., columns], _beta_sd(level, self.worth[at]))
         tokens[..., at] = np.maximum(np.rint(base.output_tokens[..., columns] * self.factor), 1)
         p95[..., at] = np.ceil(base.output_tokens_p95[..., columns] * self.factor)
-        seen[..., at] += base.observations[..., columns]
         return Estimate(mean, sd, tokens, p95, seen)
 
 
