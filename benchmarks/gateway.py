@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from benchmarks.gateway_load import Answers, bodies, closed, opened
 from benchmarks.gateway_report import machine, page
@@ -69,25 +70,31 @@ class Target:
 
 
 @contextmanager
-def running(name: str, command: list[str], *, address_in: str = "stdout") -> Iterator[Target]:
-    """A server in a process of its own, from its first line with an address on until the block ends."""
-    pipes: dict[str, Any] = (
-        {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} if address_in == "stderr" else {}
-    )
-    process = subprocess.Popen(
-        [sys.executable, *command],
-        **(pipes or {"stdout": subprocess.PIPE}),
-        text=True,
-        cwd=Path(__file__).parents[1],
-    )
-    lines = process.stderr if address_in == "stderr" else process.stdout
-    assert lines is not None
-    try:
-        url = next(word.rstrip(",;") for line in lines for word in line.split() if word.startswith("http://"))
-        yield Target(name, url, process.pid)
-    finally:
-        process.terminate()
-        process.wait(30)
+def running(name: str, command: list[str]) -> Iterator[Target]:
+    """A server in a process of its own, from when it says its address until the block ends."""
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(
+            [sys.executable, *command], stdout=said, stderr=said, cwd=Path(__file__).parents[1]
+        )
+        try:
+            yield Target(name, _address(name, process, said), process.pid)
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _address(name: str, process: subprocess.Popen[bytes], said: IO[str]) -> str:
+    """The first address that a server prints. Raises SystemExit when it ends or says nothing for a minute."""
+    for _ in range(60_000):
+        said.seek(0)
+        text = said.read()
+        found = re.search(r"http://[0-9.:]+[0-9](?=[\s,;])", text)
+        if found:
+            return found[0]
+        if process.poll() is not None:
+            break
+        time.sleep(0.001)
+    raise SystemExit(f"{name}: expected an address, found: {text!r}")
 
 
 def gateway_command(folder: Path, upstream: str, store: str) -> list[str]:
@@ -150,7 +157,7 @@ def memory(target: Target, requests: int) -> dict[str, float]:
 def start(command: list[str]) -> float:
     """Seconds from starting the process to its first good answer."""
     began = time.monotonic()
-    with running("start", command, address_in="stderr") as target:
+    with running("start", command) as target:
         _all_good(target, asyncio.run(closed(target.url, bodies(), connections=1, seconds=0.0001)))
         return time.monotonic() - began
 
@@ -165,7 +172,7 @@ def measure(folder: Path, rounds: int, seconds: float, requests: int) -> dict[st
         for name, store in (("memory", "embedded://"), ("file", f"embedded://{folder}/ledger.db")):
             (folder / name).mkdir()
             command = gateway_command(folder / name, upstream.url, store)
-            ours.append(stack.enter_context(running(f"negotiator, {name}", command, address_in="stderr")))
+            ours.append(stack.enter_context(running(f"negotiator, {name}", command)))
         found: dict[str, Any] = {"targets": {}, "rounds": []}
         for target in (upstream, proxy, *ours):  # warm
             throughput(target, 1.0, bodies(terms=target in ours))

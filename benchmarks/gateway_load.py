@@ -14,6 +14,9 @@ from urllib.parse import urlsplit
 
 __all__ = ["Answers", "bodies", "closed", "opened", "post"]
 
+PATIENCE_S = 30.0
+"""How long an answer may take before the run is given up."""
+
 RULES = (
     "You are the desk of a river authority. Answer in one sentence, name your source, and never guess. " * 5
 )
@@ -119,7 +122,8 @@ async def closed(url: str, requests: Iterator[bytes], *, connections: int, secon
         while loop.time() < end:
             _count(answers, await connection.send(post(next(requests))))
 
-    await asyncio.gather(*map(keep_busy, pool))
+    async with asyncio.timeout(seconds + PATIENCE_S):
+        await asyncio.gather(*map(keep_busy, pool))
     answers.took_s = loop.time() - began
     _hang_up(pool)
     return answers
@@ -149,7 +153,8 @@ async def opened(url: str, requests: Iterator[bytes], *, per_second: float, seco
         task = asyncio.create_task(one(due))
         running.add(task)
         task.add_done_callback(running.discard)
-    await asyncio.gather(*running)
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.gather(*running)
     answers.took_s = loop.time() - began
     _hang_up(pool)
     return answers
