@@ -37,7 +37,7 @@ SMALL_FILE = 4_000
 SIZES = (100, 300, 1_000, 3_000)
 
 
-def examine(outcomes: Outcomes, seeds: int, *, curve: bool = True) -> tuple[dict[str, Any], HeldOut]:
+def examine(outcomes: Outcomes, seeds: int, *, curve: bool = True) -> dict[str, Any]:
     """All tables of one file."""
     assert outcomes.cost_nusd is not None
     quality, cost = outcomes.quality, outcomes.cost_nusd * USD_PER_THOUSAND
@@ -83,7 +83,7 @@ def examine(outcomes: Outcomes, seeds: int, *, curve: bool = True) -> tuple[dict
             name: measures.pair(router, quality, cost)
             for name, router in {**others, "oracle*": Router(quality, cost)}.items()
         }
-    return tables, found
+    return tables
 
 
 def _single(names: tuple[str, ...], j: int, quality: Any, cost: Any) -> dict[str, Any]:
@@ -197,25 +197,28 @@ def main() -> None:
         "--seeds", type=int, default=5, help="splits into folds, of files below 4,000 prompts"
     )
     parser.add_argument("--quick", action="store_true", help="no learning curves, one split")
+    parser.add_argument("--time-only", action="store_true", help="measure time again, keep the other tables")
     options = parser.parse_args()
     paths: list[Path | None] = [*find_files(options.data)] or [None]
-    results: dict[str, Any] = {
-        "published": paths != [None],
-        "seeds": "one or several",
-        "files": {},
-        "time": {},
-    }
     if paths == [None]:
         _say(
             "no outcome files (--data DIR or NEGOTIATOR_DATA): a synthetic set of 1,500 prompts and 6 models is used"
         )
     seeds = 1 if options.quick else options.seeds
-    results["seeds"] = f"{seeds} for files below {SMALL_FILE:,} prompts, 1 for larger ones"
+    results: dict[str, Any] = {
+        "published": paths != [None],
+        "seeds": f"{seeds} for files below {SMALL_FILE:,} prompts, 1 for larger ones",
+        "files": {},
+        "time": {},
+    }
+    if options.time_only:
+        results = json.loads((options.out / "routing.json").read_text())
     for path in paths:
         outcomes = load(path) if path else synthetic()
-        tables, _ = examine(outcomes, seeds if len(outcomes) < SMALL_FILE else 1, curve=not options.quick)
-        results["files"][outcomes.name if path else "synthetic"] = tables
-        results["time"][outcomes.name if path else "synthetic"] = decision_time(outcomes, _texts(path))
+        if not options.time_only:
+            tables = examine(outcomes, seeds if len(outcomes) < SMALL_FILE else 1, curve=not options.quick)
+            results["files"][outcomes.name] = tables
+        results["time"][outcomes.name] = decision_time(outcomes, _texts(path))
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "routing.json").write_text(json.dumps(results, indent=1) + "\n")
     (options.out / "routing.md").write_text(page(results))
