@@ -157,7 +157,26 @@ def _body_fault(body: Mapping[str, Any]) -> str | None:
             return f"{name}: expected a whole number > 0, found {limit!r}"
     if body.get("n", 1) not in (1, None):
         return f"n: expected 1 (one answer per order), found {body['n']!r}"
+    return _shape_fault(body)
+
+
+def _shape_fault(body: Mapping[str, Any]) -> str | None:
+    """What is counted and matched must have the documented shape; everything else is the seller's to judge."""
+    for name in ("tools", "functions"):
+        listed = body.get(name)
+        if listed is not None and not _are_objects(listed):
+            return f"{name}: expected a list of objects, found {_kind(listed)}"
+    wanted = body.get("response_format")
+    if wanted is not None and not isinstance(wanted, dict):
+        return f"response_format: expected an object, found {_kind(wanted)}"
+    schema = (wanted or {}).get("json_schema")
+    if schema is not None and not isinstance(schema, dict):
+        return f"response_format.json_schema: expected an object, found {_kind(schema)}"
     return None
+
+
+def _are_objects(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, dict) for value in values)
 
 
 def _model_fault(body: Mapping[str, Any]) -> str | None:
@@ -177,13 +196,17 @@ def _input_fault(given: Any) -> str | None:
 def _message_fault(message: Any) -> str | None:
     if not isinstance(message, dict):
         return f": expected an object, found {_kind(message)}"
-    if message.get("role") not in _ROLES:
-        return f".role: expected one of {', '.join(sorted(_ROLES))}, found {message.get('role')!r}"
+    role = message.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        return f".role: expected one of {', '.join(sorted(_ROLES))}, found {role!r}"
+    calls = message.get("tool_calls")
+    if calls is not None and not _are_objects(calls):
+        return f".tool_calls: expected a list of objects, found {_kind(calls)}"
     content = message.get("content")
     if content is None or isinstance(content, str):
         return None
     if not isinstance(content, list) or not all(
-        isinstance(part, dict) and "type" in part for part in content
+        isinstance(part, dict) and isinstance(part.get("type"), str) for part in content
     ):
         return f".content: expected text or a list of typed parts, found {_kind(content)}"
     return None

@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
+    WithJsonSchema,
 )
 
 from .errors import InputInvalid
@@ -36,11 +37,13 @@ Usd = Annotated[
     int,
     BeforeValidator(parse_usd),
     PlainSerializer(format_usd, return_type=str),
-    Field(
-        json_schema_extra={
-            "type": "string",
-            "format": "decimal",
-            "description": "US dollars",
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"^\d{1,7}(\.\d{1,9})?$"},
+                {"type": "number", "minimum": 0, "maximum": 9_007_199},
+            ],
+            "description": "US dollars, with at most nine decimals",
         }
     ),
 ]

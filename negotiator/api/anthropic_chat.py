@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from .dialects import objects, only, strange
+from .dialects import documented, objects, only, strange
 from .faults import ApiFault
 from .schemas import MessagesRequest
 
@@ -22,6 +22,7 @@ _TOOL_CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
 Body = dict[str, Any]
 
 
+@documented
 def chat_body(asked: MessagesRequest) -> Body:
     """The chat body. Raises ApiFault."""
     body: Body = {"model": asked.model, "max_tokens": asked.max_tokens, "messages": _messages(asked)}

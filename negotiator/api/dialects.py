@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from typing import Any, Final, TypeVar
 
 from .faults import ApiFault
 
-__all__ = ["objects", "only", "strange"]
+__all__ = ["documented", "objects", "only", "strange"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_SHAPES: Final = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What a translation raises where JSON is not shaped as documented."""
+
+
+def documented(translate: Callable[[T], R]) -> Callable[[T], R]:
+    """A translation that refuses a body of another shape than its API documents."""
+
+    @wraps(translate)
+    def translated(asked: T) -> R:
+        try:
+            return translate(asked)
+        except _SHAPES as error:
+            raise ApiFault.invalid(f"body: expected the documented shape, found another: {error}") from None
+
+    return translated
 
 
 def strange(where: str, expected: str, found: object) -> ApiFault:

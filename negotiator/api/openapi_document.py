@@ -118,7 +118,7 @@ def _answer(route: Route) -> dict[str, Any]:
     elif route.produces == JSON_TYPE:
         content[JSON_TYPE] = {"schema": {"type": "object"}}
     if route.streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {}
     if route.ndjson:
         content["application/x-ndjson"] = {"schema": {"type": "string"}}
     if not content:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from .dialects import objects, only, strange
+from .dialects import documented, objects, only, strange
 from .schemas import ResponsesRequest
 
 __all__ = ["chat_body"]
@@ -23,6 +23,7 @@ _ROLES: Final = ("assistant", "developer", "system", "user")
 Body = dict[str, Any]
 
 
+@documented
 def chat_body(asked: ResponsesRequest) -> Body:
     """The chat body. Raises ApiFault."""
     body: Body = {"model": asked.model, "messages": _messages(asked)}

@@ -38,11 +38,11 @@ Tokens = Annotated[int, Field(ge=0, le=100_000_000)]
 
 
 class _Own(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class _Foreign(BaseModel):
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
 
 class StreamOptions(_Own):
@@ -53,7 +53,17 @@ class StreamOptions(_Own):
 
 
 ServiceTier = Literal["auto", "default", "standard", "flex", "priority"]
-Messages = Annotated[list[dict[str, Any]], Field(min_length=1, max_length=10_000)]
+_PART = {"type": "object", "required": ["type"], "properties": {"type": {"type": "string"}}}
+_CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART}, {"type": "null"}]}
+_ROLES = ["assistant", "developer", "function", "system", "tool", "user"]
+_MESSAGE = {
+    "type": "object",
+    "required": ["role"],
+    "properties": {"role": {"type": "string", "enum": _ROLES}, "content": _CONTENT},
+}
+Messages = Annotated[
+    list[dict[str, Any]], Field(min_length=1, max_length=10_000, json_schema_extra={"items": _MESSAGE})
+]
 Model = Annotated[
     str,
     Field(min_length=1, max_length=300, description="auto, auto:PROFILE, provider/model, or a model's name"),

@@ -183,17 +183,20 @@ def _address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def write_logs(level: int = logging.INFO) -> None:
-    """Log to stderr: access lines as they are, everything else with time and level."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    access = logging.getLogger("negotiator.access")
-    access.addHandler(handler)
-    access.setLevel(level)
-    access.propagate = False
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+def write_logs(*, access: bool) -> None:
+    """Log to stderr: warnings with time and level and, with ``access``, one line of JSON a request."""
+    shape = "%(asctime)s %(levelname)s %(name)s %(message)s"
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=shape)
+    logging.getLogger("aiohttp.server").setLevel(
+        logging.CRITICAL
+    )  # what is no HTTP is refused, without a trace
+    if access:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        lines = logging.getLogger("negotiator.access")
+        lines.addHandler(handler)
+        lines.setLevel(logging.INFO)
+        lines.propagate = False
 
 
 def _spare_the_collector() -> None:

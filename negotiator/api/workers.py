@@ -70,8 +70,7 @@ def _work(config: Config, quiet: bool) -> None:
     from ..errors import NegotiatorError
     from .server import serve_until_told, write_logs
 
-    if not quiet:
-        write_logs()
+    write_logs(access=not quiet)
     try:
         asyncio.run(serve_until_told(config, reuse_port=True))
     except NegotiatorError as error:

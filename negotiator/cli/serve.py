@@ -72,6 +72,5 @@ async def _serve(config: Config, quiet: bool) -> None:
     def say(at: Listening) -> None:
         note(f"negotiator listens on {', '.join(at.urls)}; docs at /docs")
 
-    if not quiet:
-        write_logs()
+    write_logs(access=not quiet)
     await serve_until_told(config, say)
