@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from .errors import RejectCode
 from .events import Event
@@ -40,8 +41,12 @@ class _Children(dict[Any, Any]):
 class Telemetry:
     """Subscribe :meth:`note` to the bus; :meth:`exposition` is what Prometheus scrapes."""
 
-    def __init__(self) -> None:
+    def __init__(self, together: str | None = None) -> None:
+        """together: the directory where the metrics of all workers are, None = there is one process."""
         self.registry = registry = CollectorRegistry()
+        self._together = together
+        self._pending: Callable[[], float] = float
+        self._oldest_s: Callable[[], float] = float
 
         def counter(name: str, says: str, *labels: str) -> Counter:
             return Counter(f"negotiator_{name}", says, labels, registry=registry)
@@ -68,10 +73,16 @@ class Telemetry:
         self._quoting = histogram("quote_seconds", "From the request for quotes to all of them.", FAST)
         self._deciding = histogram("decision_seconds", "From the quotes to the reservation.", FAST)
         self._holds = Gauge(
-            "negotiator_holds_pending", "Holds of this process not yet resolved.", registry=registry
+            "negotiator_holds_pending",
+            "Holds not yet resolved.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self._hold_age = Gauge(
-            "negotiator_hold_age_seconds", "Age of the oldest hold of this process.", registry=registry
+            "negotiator_hold_age_seconds",
+            "Age of the oldest hold.",
+            registry=registry,
+            multiprocess_mode="livemax",
         )
         for code in RejectCode:
             self._rejects[code.name].inc(0)
@@ -91,13 +102,21 @@ class Telemetry:
             self._ledger[event.name].inc()
 
     def watch_holds(self, pending: Callable[[], float], oldest_s: Callable[[], float]) -> None:
-        """Where the number of holds and the age of the oldest come from, when somebody scrapes."""
-        self._holds.set_function(pending)
-        self._hold_age.set_function(oldest_s)
+        """Where the number of holds and the age of the oldest come from."""
+        self._pending, self._oldest_s = pending, oldest_s
 
     def exposition(self) -> bytes:
-        """All metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
+        """All metrics in Prometheus' text format; of all workers where they share ``PROMETHEUS_MULTIPROC_DIR``."""
+        self._look_at_holds()
+        if self._together is None:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together, path=self._together)  # type: ignore[no-untyped-call]
+        return generate_latest(together)
+
+    def _look_at_holds(self) -> None:
+        self._holds.set(self._pending())
+        self._hold_age.set(self._oldest_s())
 
     def _settled(self, event: Event) -> None:
         facts = event.facts
@@ -114,6 +133,8 @@ class Telemetry:
             self._ttft.observe(facts["ttft_ms"] / 1000)
         if facts["reject"]:
             self._rejects[facts["reject"]].inc()
+        if self._together is not None:
+            self._look_at_holds()
 
     def _rejected(self, event: Event) -> None:
         self._rejects[event.facts["reject"]].inc()

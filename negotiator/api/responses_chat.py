@@ -26,6 +26,8 @@ Body = dict[str, Any]
 @documented
 def chat_body(asked: ResponsesRequest) -> Body:
     """The chat body. Raises ApiFault."""
+    if asked.store:
+        raise strange("store", "false, for nothing is stored", True)
     body: Body = {"model": asked.model, "messages": _messages(asked)}
     body |= {name: value for name in _SAME if (value := getattr(asked, name)) is not None}
     if asked.max_output_tokens is not None:

@@ -23,6 +23,7 @@ __all__ = [
     "KeyRequest",
     "MessagesRequest",
     "OrderRequest",
+    "PlanBodyOptions",
     "PlanRequest",
     "PromptDetails",
     "QuoteRequest",
@@ -77,7 +78,7 @@ class ChatRequest(_Foreign):
     messages: Messages
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    n: Literal[1] | None = None
+    n: Annotated[int, Field(ge=1, le=1)] | None = None
     service_tier: ServiceTier | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -104,7 +105,7 @@ class QuoteRequest(_Foreign):
     input_tokens: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    n: Literal[1] | None = None
+    n: Annotated[int, Field(ge=1, le=1)] | None = None
     service_tier: ServiceTier | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -138,7 +139,7 @@ class ResponsesRequest(_Own):
     reasoning: dict[str, Any] | None = None
     safety_identifier: str | None = None
     service_tier: ServiceTier | None = None
-    store: Literal[False] | None = None
+    store: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -246,11 +247,17 @@ class FeedbackRequest(_Own):
     account: Identifier | None = None
 
 
+class PlanBodyOptions(PlanOptions):
+    """How a batch is planned."""
+
+    model_config = ConfigDict(strict=True)
+
+
 class PlanRequest(_Own):
     """A batch to plan: lines in OpenAI's batch format, each with ``terms`` if it likes. Broken ones are reported."""
 
     requests: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=1_000_000)]
-    options: PlanOptions = PlanOptions()
+    options: PlanBodyOptions = PlanBodyOptions()
 
 
 class ReportQuery(_Own):

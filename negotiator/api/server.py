@@ -7,6 +7,7 @@ import gc
 import ipaddress
 import logging
 import multiprocessing
+import os
 import secrets
 import signal
 import sys
@@ -79,7 +80,7 @@ async def open_house(engine: Engine, hosts: Sequence[str]) -> AsyncGenerator[Hou
             f"server.host: expected a loopback address while there are no keys, found {public!r}; make the first key"
             " with `negotiator keys create --account ACCOUNT --scope use`, or listen on 127.0.0.1"
         )
-    telemetry = Telemetry()
+    telemetry = Telemetry(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
     rooms.bus.subscribe(telemetry.note)
     ledger = rooms.ledger
     telemetry.watch_holds(lambda: ledger.unresolved, lambda: ledger.oldest_ms / 1000)

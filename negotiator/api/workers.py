@@ -9,12 +9,16 @@ import asyncio
 import logging
 import multiprocessing
 import multiprocessing.connection
+import os
 import signal
 import sys
+import tempfile
 import time
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Final
+
+from prometheus_client.multiprocess import mark_process_dead
 
 from ..config import Config
 
@@ -29,6 +33,12 @@ MAX_YOUNG_DEATHS: Final = 5
 
 def run_workers(config: Config, *, quiet: bool) -> int:
     """Serve with ``config.server.workers`` processes until SIGTERM or SIGINT; gives the exit code."""
+    with tempfile.TemporaryDirectory(prefix="negotiator-metrics-") as metrics:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics  # read by the workers: any of them tells of all
+        return _supervise(config, quiet)
+
+
+def _supervise(config: Config, quiet: bool) -> int:
     context = multiprocessing.get_context("spawn")
     running: dict[BaseProcess, float] = {}
     stopping = False
@@ -54,6 +64,7 @@ def run_workers(config: Config, *, quiet: bool) -> int:
         multiprocessing.connection.wait([process.sentinel for process in running])
         for process in [process for process in running if not process.is_alive()]:
             born_s = running.pop(process)
+            mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
             if stopping:
                 continue
             young_deaths = young_deaths + 1 if time.monotonic() - born_s < TOO_YOUNG_S else 0
