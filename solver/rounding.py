@@ -21,7 +21,7 @@ __all__ = ["Choice", "Near", "candidates", "improve", "reoptimise"]
 Choice = npt.NDArray[np.int32]
 FEW = 450  # requests up to which the first integer program has them all
 SMALLEST, LARGEST = 16, 400  # requests of a neighbourhood: it grows while it is solved to the end
-STALE = 60  # neighbourhoods without a better plan after which the search ends
+STALE = 150  # neighbourhoods without a better plan after which the search ends
 
 
 def improve(
@@ -43,6 +43,8 @@ def improve(
     start = np.where((base == rows.m) | loose, -1, base).astype(np.int32)
     _offer_repaired(search, start, near)
     free = near.order[start[near.order] < 0]
+    if search.done:
+        return
     few = len(near.order) <= FEW
     width = len(near.order) if few else 100
     while True:
@@ -131,7 +133,7 @@ class Near:
         served = self.order[: max(20_000, rows.n // 50)]
         served = served[choice[served] >= 0]
         p, k, _ = rows.pairs(served, choice[served].astype(np.int64))
-        return served[p[k == row]]
+        return np.asarray(served[p[k == row]])
 
 
 def _offer_repaired(search: Search, start: Choice, near: Near) -> None:

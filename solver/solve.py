@@ -145,7 +145,10 @@ def _plan(search: Search, objective: str) -> Plan:
     elif search.found and search.done:
         reason, words = StopReason.GAP_MET, f"gap {gap:.3g} is at most {search.gap:.3g}"
     else:
-        reason, words = StopReason.TIME_LIMIT, "time limit"
+        reason, words = (
+            StopReason.TIME_LIMIT,
+            "time limit" if search.deadline.left < 0.05 else "nothing better was found",
+        )
     reasons, limit = explain_unserved(rows, choice, search.lam, rows.option)
     done = reason is StopReason.OPTIMAL
     search.deadline.stage("plan")
