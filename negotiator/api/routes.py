@@ -28,6 +28,7 @@ __all__ = [
     "CALL",
     "HOUSE",
     "JSON_TYPE",
+    "NDJSON_TYPES",
     "Answer",
     "Call",
     "Handler",
