@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+import orjson
+
 from providers.terms import Offer
 
 from .batch_results import ResultFile
@@ -42,6 +44,9 @@ MAX_IDLE_ROUNDS: Final = 3
 
 ROUND_WAIT_MS: Final = 1_000
 
+_TAKEN: Final = frozenset({RejectCode.IN_PROGRESS, RejectCode.DUPLICATE_DIFFERENT})
+"""The id was used before and has no answer to replay; its content is the same, for the batch's id says so."""
+
 Progress = Callable[["RunReport"], None]
 
 
@@ -49,7 +54,8 @@ Progress = Callable[["RunReport"], None]
 class RunReport:
     """How far a run is: lines by what became of them, and money in nano-dollars.
 
-    in_doubt: lines that were in flight when an earlier run died; their holds stay in doubt and they run again.
+    in_doubt: lines that were in flight when an earlier run died; they run again, and their first holds, in_doubt_nusd
+    together, count until the sellers' usage is known.
     expected_nusd: what was planned for the served. replayed: found paid in the ledger, written without paying again.
     failovers: answers that a runner-up gave. cached_tokens: input that sellers read from their prompt caches.
     """
@@ -60,6 +66,7 @@ class RunReport:
     replayed: int = 0
     skipped: int = 0
     in_doubt: int = 0
+    in_doubt_nusd: int = 0
     cost_nusd: int = 0
     expected_nusd: int = 0
     rounds: int = 0
@@ -85,6 +92,7 @@ class RunReport:
             "replayed": self.replayed,
             "skipped": self.skipped,
             "in_doubt": self.in_doubt,
+            "in_doubt_usd": format_usd(self.in_doubt_nusd),
             "cost_usd": format_usd(self.cost_nusd),
             "expected_usd": format_usd(self.expected_nusd),
             "rounds": self.rounds,
@@ -194,7 +202,10 @@ class BatchRun:
             grant = Grant(offer.provider, offer.model, offer.tier, slot)
             done = await self._engine.buy(order, grant=grant)
         except Rejected as refused:
-            self._failed(custom_id, refused.reject)
+            if refused.reject.code in _TAKEN:
+                await self._taken(order, custom_id)
+            else:
+                self._failed(custom_id, refused.reject)
         else:
             self.report.expected_nusd += int(plan.book.cost_nusd[row, plan.plan.choice[row]])
             self._serve(custom_id, done)
@@ -211,16 +222,29 @@ class BatchRun:
         suffix = f":{again}" if again else ""
         return replace(order, order_id=f"{self._batch_id}:{name}{suffix}", keep_answer=True)
 
+    async def _taken(self, order: Order, custom_id: str) -> None:
+        """An earlier run used this order id and left no answer: count what that costs, and take the next id.
+
+        What was settled is known from its history. What was in flight when that run died stays in doubt: its hold
+        counts, whether it is still pending or has posted by now.
+        """
+        ledger = self._engine.rooms.ledger
+        self._tries[custom_id] += 1
+        record = await ledger.record(order.account, order.order_id)
+        if record is None:
+            return
+        if record.history is not None:
+            self._sunk_nusd[custom_id] += orjson.loads(record.history)["billed_nusd"]
+            return
+        held = await ledger.find(record.reservation_id)
+        self.report.in_doubt += 1
+        self.report.in_doubt_nusd += held.hold_nusd if held is not None else 0
+
     def _failed(self, custom_id: str, reject: Reject) -> None:
         """Decide what a refused line does next: a later round, or its end."""
         self._last[custom_id] = reject
         self._sunk_nusd[custom_id] += parse_usd(reject.facts.get("charged_usd", "0"))
-        if reject.code is RejectCode.IN_PROGRESS:
-            self.report.in_doubt += (
-                1  # in flight when an earlier run died: that hold stays in doubt, this one is new
-            )
-            self._tries[custom_id] += 1
-        elif reject.code is RejectCode.CAPACITY_EXHAUSTED:
+        if reject.code is RejectCode.CAPACITY_EXHAUSTED:
             pass  # nothing was tried
         elif reject.code.again and self._tries[custom_id] < MAX_TRIES:
             self._tries[custom_id] += 1

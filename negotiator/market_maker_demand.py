@@ -18,7 +18,7 @@ import orjson
 from .limits import cached_input, expected_output
 from .order import Candidate, Order
 
-__all__ = ["ClassReport", "DemandMeter", "DemandReport", "OfferLoad"]
+__all__ = ["ClassReport", "DemandMeter", "DemandReport", "OfferKey", "OfferLoad"]
 
 MAX_NOTES: Final = 500
 """Orders looked at in one report; more are counted as if they were like these."""

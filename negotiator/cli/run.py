@@ -79,7 +79,7 @@ def show_run(out: Console, report: RunReport, total_nusd: int) -> None:
     if report.in_doubt:
         out.print(
             f"\n{report.in_doubt} requests were in flight when an earlier run died: they ran again, and their first "
-            "holds stay in doubt until the sellers' usage is known or the ledger posts them."
+            f"holds, {usd(report.in_doubt_nusd)} together, count until the sellers' usage is known or the ledger posts them."
         )
     if report.rejects:
         out.print()
