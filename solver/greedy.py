@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .passes import Passes
 from .problem import Problem
-from .rows import NEVER, Floats, Ints, Passes, Rows, compile_rows
+from .rows import NEVER, Floats, Ints, Rows, compile_rows
 
 __all__ = ["cheapest_first", "fill", "fitting"]
 

@@ -8,11 +8,12 @@ from .blas import one_blas_thread
 from .exact import prove
 from .greedy import fill
 from .online import Prices
+from .passes import Passes
 from .problem import InvalidProblem, Plan, Problem, StopReason, Termination
 from .reasons import explain_unserved
 from .relax import relax, relax_kept, relax_served
 from .rounding import improve
-from .rows import Floats, Passes, Rows, compile_rows
+from .rows import Floats, Rows, compile_rows
 from .search import Deadline, Search
 
 __all__ = ["solve"]

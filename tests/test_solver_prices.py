@@ -10,8 +10,9 @@ from solver import Limit, Problem
 from solver.band import make_band
 from solver.cascade import ALL_OPEN, all_options, first_base, relaxed, sift
 from solver.interior import solve_band
+from solver.passes import Passes
 from solver.prices import best_unserved, cheapest, cost_bound, served_bound
-from solver.rows import Passes, Rows, compile_rows
+from solver.rows import Rows, compile_rows
 
 
 def compiled(problem: Problem) -> Rows:

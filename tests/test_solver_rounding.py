@@ -9,8 +9,9 @@ from benchmarks.instances import market
 from solver import Limit, Problem
 from solver.core import integer, part
 from solver.greedy import fill
+from solver.passes import Passes
 from solver.rounding import candidates, reoptimise
-from solver.rows import Passes, Rows, compile_rows
+from solver.rows import Rows, compile_rows
 
 
 def compiled(problem: Problem) -> Rows:
