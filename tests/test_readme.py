@@ -29,6 +29,40 @@ def test_python_examples_run(root: Path, number: int, tmp_path: Path) -> None:
     assert done.stdout.strip()
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_examples_against_a_server_run(root: Path, number: int) -> None:
+    """The SDK programs are run as they stand against ``negotiator serve`` on a free port."""
+    code = blocks(root, "py")[number]
+    command = [
+        sys.executable,
+        "-m",
+        "negotiator.cli",
+        "serve",
+        "--port",
+        "0",
+        "--quiet",
+        "--store",
+        "embedded://",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        try:
+            told = next(line for line in server.stderr if "listens on" in line)
+            url = re.search(r"http://[^\s;]+", told)
+            assert url is not None
+            done = subprocess.run(
+                [sys.executable, "-c", code.replace("http://127.0.0.1:8377", url[0].rstrip("/"))],
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+        finally:
+            server.terminate()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
 def test_the_configuration_is_accepted(root: Path, tmp_path: Path) -> None:
     """The TOML block is a configuration that loads."""
     path = tmp_path / "negotiator.toml"
