@@ -37,6 +37,7 @@ class Job:
     settlement: Settlement | None = None
     reject: Reject | None = None
     state: str = "RECEIVED"
+    explored: bool = False
 
     def slim(self) -> None:
         """Let go of what only its making needed; its history has been written down."""

@@ -22,6 +22,7 @@ from .config import Config, load_config
 from .engine_book import Job, ask, shown
 from .engine_delivery import Check, Delivery
 from .engine_grant import Grant
+from .engine_learning import Learning, explore
 from .engine_pricing import shared_by_workers, upkeep
 from .engine_reserve import hand_over, resolve
 from .engine_rooms import Rooms, build_rooms, build_sellers, configured_accounts
@@ -93,7 +94,8 @@ class Corridor:
         sellers, simulated = self._given_sellers, False
         if sellers is None:
             sellers, simulated = build_sellers(self.config, self._clock, self._seed)
-        worker = uuid.uuid4().hex[:12]
+        # One process holds an embedded store: its name, and so what it learnt, is the same after a restart.
+        worker = uuid.uuid4().hex[:12] if shared_by_workers(url) else "main"
         self._rooms = rooms = build_rooms(
             self.config,
             store,
@@ -109,6 +111,9 @@ class Corridor:
         for account in configured_accounts(self.config):
             await store.put_account(account)
         await rooms.ledger.sweep()  # starting is recovering: whatever a dead process left is resolved first
+        self._learning = Learning(rooms)
+        await self._learning.share()
+        self._spawn(self._learning.run())
         self._spawn(self._sweep_for_ever(rooms))
         for work in upkeep(rooms, worker=worker, url=url, apart=self._apart):
             self._spawn(work)
@@ -120,6 +125,7 @@ class Corridor:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        await self._learning.share()
         rooms, self._rooms = self.rooms, None
         for seller in rooms.sellers.values():
             await seller.aclose()
@@ -196,6 +202,7 @@ class Corridor:
             choice = self._clear(order, book.eligible, grant)
         if isinstance(choice, Reject):
             raise self._refused(job, choice)
+        choice = self._explored(job, choice, book.eligible, grant)
         held = await rooms.ledger.reserve(order, choice)
         if isinstance(held, Reject) and held.code is RejectCode.FUNDS_INSUFFICIENT:
             choice = self._affordable(order, book, held) or choice
@@ -260,6 +267,18 @@ class Corridor:
             )
         kept = rooms.affinity.keep(order, eligible, rooms.clearing.bid_nusd)
         return rooms.clearing.choose(order, eligible, rooms.capacity, kept=kept.candidate)
+
+    def _explored(
+        self, job: Job, choice: Assignment, eligible: Sequence[Candidate], grant: Grant | None
+    ) -> Assignment:
+        """The choice, or now and then one that teaches more, where the operator set a share of spend aside."""
+        rooms = self.rooms
+        tried = explore(rooms, job.order, choice, eligible) if grant is None else None
+        if tried is None:
+            return choice
+        other = rooms.clearing.choose(job.order, eligible, rooms.capacity, kept=tried)
+        job.explored = isinstance(other, Assignment) and other.award is tried
+        return other if isinstance(other, Assignment) and job.explored else choice
 
     def _affordable(self, order: Order, book: Book, refused: Reject) -> Assignment | None:
         """The choice among candidates that what is available can hold, None = there is none."""

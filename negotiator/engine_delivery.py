@@ -20,6 +20,7 @@ from .engine_rooms import Rooms
 from .errors import Reject, RejectCode, Rejected
 from .events import Event
 from .execution import Execution, Outcome, Slot
+from .intake import prompt_text
 from .limits import Full, load_of
 from .money import format_usd
 from .order import Assignment, Candidate, Chunk, Completion, Reservation
@@ -170,7 +171,12 @@ class Delivery:
             quote.provider, quote.model, load_of(candidate), fill.ttft_ms, fill.latency_ms
         )
         if not fill.usage.estimated:
-            rooms.quality.learn_length(quote.key, self.job.order.task, fill.usage.output_tokens)
+            rooms.quality.learn_length(
+                quote.key,
+                self.job.order.task,
+                fill.usage.output_tokens,
+                text=prompt_text(self.job.order.body) if rooms.config.quality.model else None,
+            )
 
     def accepts(self, fill: Fill) -> bool:
         """Whether a two-tier order is content with the cheap answer."""
@@ -206,6 +212,7 @@ class Delivery:
             )  # it had lapsed: what the ledger says counts
         if job.completion is not None and candidate is not None:
             rooms.affinity.served(job.order, candidate)
+            rooms.explorer.settled(posted_nusd, explored=job.explored)
             self._remember(candidate, job.completion)
         self._tell(outcome)
         if job.completion is not None:

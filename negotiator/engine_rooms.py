@@ -23,7 +23,7 @@ from .errors import ConfigInvalid
 from .events import EventBus
 from .ledger import Ledger
 from .market_maker_demand import DemandMeter
-from .quality import Predictor, Priors, Quality, load_priors
+from .quality import Explorer, Predictor, Priors, Quality, load_priors
 from .shelf import Shelf
 from .store import Account, Period, Store
 
@@ -57,6 +57,7 @@ class Rooms:
     clearing: Clearing
     ledger: Ledger
     affinity: Affinity
+    explorer: Explorer
     meter: DemandMeter
     shelf: Shelf
     cached: CachedAnswers
@@ -109,6 +110,7 @@ def build_rooms(
         clearing=Clearing(capacity.rows, clock, bus.emit, attempts=market.attempts),
         ledger=Ledger(store, clock, bus.emit, hold_ms=market.hold_ms, in_doubt_ms=market.in_doubt_ms),
         affinity=Affinity(clock),
+        explorer=Explorer(config.quality.exploration_share),
         meter=DemandMeter(worker),
         shelf=Shelf(),
         cached=cached,

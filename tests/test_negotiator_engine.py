@@ -12,7 +12,7 @@ from negotiator.config import Config
 from negotiator.engine import Engine
 from negotiator.errors import RejectCode, Rejected
 from negotiator.order import Completion
-from negotiator.store import Account
+from negotiator.store import Account, Store
 from negotiator.wire import Terms, terms_from
 from providers.clock import LoopClock, run_virtual
 from providers.simulated import Fault, FaultKind, Faults, default_sellers
@@ -23,12 +23,15 @@ LUNA = "openai/gpt-6-luna"
 
 @asynccontextmanager
 async def market(
-    faults: Mapping[str, list[Fault]] | None = None, limits_scale: float = 1.0, **config: Any
+    faults: Mapping[str, list[Fault]] | None = None,
+    limits_scale: float = 1.0,
+    store: Store | None = None,
+    **config: Any,
 ) -> AsyncIterator[Engine]:
     clock = LoopClock()
     scripts = {name: Faults(script) for name, script in (faults or {}).items()}
     sellers = default_sellers(clock, seed=3, limits_scale=limits_scale, faults=scripts)
-    async with Engine.open(Config(**config), clock=clock, sellers=sellers) as engine:
+    async with Engine.open(Config(**config), clock=clock, sellers=sellers, store=store) as engine:
         yield engine
 
 
@@ -402,3 +405,34 @@ async def test_scarce_room_is_priced_and_prices_go_stale_without_demand() -> Non
         assert any(nusd > 0 for nusd in prices.nusd_per_million.values())
         await asyncio.sleep(3600)
         assert engine.rooms.clearing.prices is None
+
+
+@virtual
+async def test_what_was_learnt_survives_a_restart() -> None:
+    """Feedback of one run moves the estimates of the next on the same store."""
+    from negotiator.store_open import open_store
+
+    store = await open_store("embedded://", clock=LoopClock())
+    async with market(store=store) as engine:
+        before = engine.rooms.quality.estimate("Hi", ["gpt-6-luna"])
+        done = await engine.complete("Hi", terms=terms_from({"budget_usd": "0.05", "models": [LUNA]}))
+        for _ in range(20):
+            await engine.feedback(done.order_id, 0.0)
+    async with market(store=store) as engine:
+        after = engine.rooms.quality.estimate("Hi", ["gpt-6-luna"])
+        assert after.observations[0] == 20
+        assert after.mean[0] < before.mean[0] - 0.2
+
+
+@virtual
+async def test_exploring_stays_within_its_share_of_spend_and_every_term() -> None:
+    """With a tenth of spend set aside some orders go to models little is known of; none of them misses a term."""
+    async with market(quality={"exploration_share": 0.1}) as engine:
+        terms = terms_from({"budget_usd": "0.01", "min_quality": 0.7})
+        for n in range(60):
+            done = await engine.complete(f"Question {n}?", terms=terms, max_tokens=100)
+            assert done.cost_nusd <= 10_000_000
+            assert done.quality.mean >= 0.7
+        explorer = engine.rooms.explorer
+        assert explorer.explored_nusd > 0
+        assert explorer.explored_nusd <= 0.1 * explorer.spent_nusd + 2_000_000
