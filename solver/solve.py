@@ -21,7 +21,7 @@ __all__ = ["solve"]
 OBJECTIVES = ("served_then_cost", "surplus")
 WHOLE_PAIRS = 3000  # up to here the optimum is sought and proven by exhaustive search
 EXACT_AFTER = 2  # neighbourhoods without a better plan before it starts
-PRICE_SHARE = 0.6  # of the time left, for the prices
+PRICE_SHARE = 0.8  # of the time left, for the prices
 PROOF_SHARE = 0.15  # of the time left, kept back for the proof when somebody stays unserved
 WORTH = 30.0  # V, in mean dearest costs: large enough that serving comes first
 
