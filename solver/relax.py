@@ -29,7 +29,7 @@ FIRST = 1e-3  # gap of the first round on everything; the next ones have fewer o
 
 
 def relax(
-    search: Search, warm: Floats | None, share: float, log: list[str] | None = None
+    search: Search, warm: Floats | None, share: float
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
     """Prices the search and returns (column of every request, m = unserved; whose column is a fraction).
 
@@ -46,8 +46,6 @@ def relax(
     if len(alive) * (rows.m + 1) <= WHOLE_OPTIONS:
         whole, base, loose = relaxed(rows, worth, left, tolerance)
         search.believe(whole.lam)
-        if log is not None:
-            log.append(f"whole steps {whole.steps} gap {whole.gap:.1e} {search.deadline.left:.2f} left")
         return base, loose
     if warm is not None:
         lam, wrong = warm, 0.05
@@ -58,8 +56,6 @@ def relax(
     loose = np.zeros(rows.n, bool)
     best, close = -np.inf, warm is not None
     wrong = first_width(rows, base, alive, wrong)
-    if log is not None:
-        log.append(f"base out {int((base[alive] == rows.m).sum())} {search.deadline.left:.2f} left")
     for turn in range(ROUNDS):
         if turn and left() <= 0:
             break
@@ -81,11 +77,6 @@ def relax(
         served = base[alive] < rows.m
         cost = float(rows.problem.cost[alive[served], base[alive[served]]].sum())
         miss = (found.value - bound) / max(cost, 1.0)
-        if log is not None:
-            log.append(
-                f"round wrong {wrong:.3f} open {found.opened} steps {found.steps} miss {miss:.1e} "
-                f"out {int((~served).sum())} {search.deadline.left:.2f} left"
-            )
         if miss <= 3 * tolerance:
             break
         wrong = max(min(wrong, 0.1) / 3, 0.005) if bound > best else min(3 * wrong, 0.3)
