@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from negotiator.config import Config, StoreConfig, load_config
+from negotiator.config import Config, load_config
 from negotiator.engine import Engine
 from providers.clock import LoopClock, SystemClock, run_virtual
 
@@ -53,15 +53,17 @@ def with_market(
     *,
     store: str | None = "embedded://",
     quiet: bool = False,
+    order_log: Path | None = None,
     **given: Any,
 ) -> T:
     """Open a market, do the work, close it. Simulated sellers alone live in virtual time: nobody waits for them.
 
-    store None: the ledger file of the user's state directory.
+    store None: the ledger file of the user's state directory. order_log: where every order is written, for reports.
     """
     config = load_config(config_path)
     url = ledger_url(config, store)
-    config = config.model_copy(update={"store": StoreConfig(url=url, durability=config.store.durability)})
+    kept = {"url": url, "order_log": order_log or config.store.order_log}
+    config = config.model_copy(update={"store": config.store.model_copy(update=kept)})
     simulated = all(provider.kind == "simulated" for provider in config.providers)
     if not config.providers and not quiet:
         note(SIMULATED_NOTE)

@@ -26,12 +26,21 @@ __all__ = ["command", "show_run"]
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Results, one line per request.")
+@click.option(
+    "--log", type=click.Path(path_type=Path), help="Write every order here, for `negotiator report`."
+)
 @config_option
 @store_option
 @json_option
 @plan_options
 def command(
-    file: Path, out: Path, config_path: Path | None, store: str | None, as_json: bool, **options: Any
+    file: Path,
+    out: Path,
+    log: Path | None,
+    config_path: Path | None,
+    store: str | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Execute FILE.jsonl within every seller's limits and write one result per line to --out.
 
@@ -54,7 +63,7 @@ def command(
         async def work(market: Engine) -> RunReport:
             return await BatchRun(market, batch_id, results, given, progress).run(read_file(file))
 
-        report = with_market(config_path, work, store=store, quiet=as_json)
+        report = with_market(config_path, work, store=store, quiet=as_json, order_log=log)
     if as_json:
         print_json({**report.out(), "total_cost_usd": format_usd(results.cost_nusd), "out": str(out)})
     else:

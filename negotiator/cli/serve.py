@@ -24,6 +24,9 @@ __all__ = ["command"]
     "--workers", type=click.IntRange(1, 64), help="Processes on one port; more than one needs redis://."
 )
 @store_option
+@click.option(
+    "--log", type=click.Path(path_type=Path), help="Write every order here, for `negotiator report`."
+)
 @click.option("--quiet", is_flag=True, help="No access log.")
 def command(
     config_path: Path | None,
@@ -31,13 +34,14 @@ def command(
     port: int | None,
     workers: int | None,
     store: str | None,
+    log: Path | None,
     quiet: bool,
 ) -> None:
     """Serve the market over HTTP: OpenAI's and Anthropic's APIs, quotes, orders and plans.
 
     Example: negotiator serve --config negotiator.toml --port 8377
     """
-    config = _config(config_path, host, port, workers, store)
+    config = _config(config_path, host, port, workers, store, log)
     if not config.providers:
         note(SIMULATED_NOTE)
     if config.server.workers > 1:
@@ -48,7 +52,12 @@ def command(
 
 
 def _config(
-    path: Path | None, host: str | None, port: int | None, workers: int | None, store: str | None
+    path: Path | None,
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    store: str | None,
+    log: Path | None,
 ) -> Config:
     config = load_config(path)
     given = {"host": host, "port": port, "workers": workers}
@@ -63,7 +72,8 @@ def _config(
         )
     if server.workers > 1 and server.port == 0:
         raise ConfigInvalid("server.port: expected a port that all workers share, found 0")
-    return config.model_copy(update={"server": server, "store": config.store.model_copy(update={"url": url})})
+    kept = {"url": url, "order_log": log or config.store.order_log}
+    return config.model_copy(update={"server": server, "store": config.store.model_copy(update=kept)})
 
 
 async def _serve(config: Config, quiet: bool) -> None:
