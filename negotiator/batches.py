@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import orjson
 
@@ -21,7 +21,7 @@ from providers.terms import Offer
 from .batch_results import ResultFile
 from .capacity import Slot
 from .engine_grant import Grant
-from .errors import Reject, RejectCode, Rejected
+from .errors import InputInvalid, Reject, RejectCode, Rejected
 from .limits import Full, Load
 from .money import format_usd, parse_usd
 from .order import Completion, Order
@@ -43,6 +43,9 @@ MAX_IDLE_ROUNDS: Final = 3
 """Rounds without a single answer after which the rest is given up."""
 
 ROUND_WAIT_MS: Final = 1_000
+
+MAX_PLANNED: Final = 100_000
+"""Lines one round plans, the first that have no result: what a round holds in memory does not grow with the batch."""
 
 _TAKEN: Final = frozenset({RejectCode.IN_PROGRESS, RejectCode.DUPLICATE_DIFFERENT})
 """The id was used before and has no answer to replay; its content is the same, for the batch's id says so."""
@@ -105,9 +108,23 @@ class RunReport:
         }
 
 
-def batch_id_of(content: bytes) -> str:
-    """The id of a batch: the same file has the same, so that running it again continues it."""
-    return f"batch_{hashlib.blake2b(content, digest_size=8).hexdigest()}"
+def batch_id_of(content: bytes | BinaryIO) -> str:
+    """The id of a batch, from its bytes or its open file: the same has the same, so running it again continues it."""
+    digest = hashlib.blake2b(digest_size=8)
+    if isinstance(content, bytes):
+        digest.update(content)
+    else:
+        while block := content.read(HASHED_BYTES):
+            digest.update(block)
+    return f"batch_{digest.hexdigest()}"
+
+
+HASHED_BYTES: Final = 2**20
+
+
+def _first(faults: BaseExceptionGroup[InputInvalid]) -> InputInvalid:
+    found = faults.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found
 
 
 class BatchRun:
@@ -135,26 +152,31 @@ class BatchRun:
     async def run(self, lines: Iterable[PlanLine | LineFault]) -> RunReport:
         """Execute all lines that have no result yet; every line ends as exactly one result."""
         batch = await read_orders(self._engine, lines)
-        report = self.report
-        report.requests, report.errors = len(batch.orders), batch.faults
-        todo = [(o, i) for o, i in zip(batch.orders, batch.ids, strict=True) if i not in self._results.done]
-        report.skipped = len(batch.orders) - len(todo)
+        report, done = self.report, self._results.done
+        report.requests, report.errors = len(batch), batch.faults
+        todo = [row for row, custom_id in enumerate(batch.ids) if custom_id not in done]
+        report.skipped = len(batch) - len(todo)
         idle = 0
-        while todo and idle < MAX_IDLE_ROUNDS:
+        while todo and idle < MAX_IDLE_ROUNDS * -(-len(todo) // MAX_PLANNED):
             before = report.finished
             report.rounds += 1
-            await self._round(todo)
-            todo = [(order, i) for order, i in todo if i not in self._results.done]
+            now, later = todo[:MAX_PLANNED], todo[MAX_PLANNED:]
+            await self._round(batch.part(now))
+            # what did not fit goes behind what was not planned yet: it cannot keep others out for ever
+            todo = later + [row for row in now if batch.ids[row] not in done]
             idle = idle + 1 if report.finished == before else 0
-            if todo:
-                waits = [self._last[i].retry_after_ms or 0 for _, i in todo if i in self._last]
+            if todo and not later:
+                waits = [
+                    self._last[i].retry_after_ms or 0
+                    for i in (batch.ids[row] for row in todo)
+                    if i in self._last
+                ]
                 await asyncio.sleep(max(ROUND_WAIT_MS, min(waits, default=0)) / 1000)
-        for _, custom_id in todo:
-            self._refuse(custom_id, self._last[custom_id])
+        for row in todo:
+            self._refuse(batch.ids[row], self._last[batch.ids[row]])
         return report
 
-    async def _round(self, todo: list[tuple[Order, str]]) -> None:
-        part = ReadBatch([order for order, _ in todo], [custom_id for _, custom_id in todo])
+    async def _round(self, part: ReadBatch) -> None:
         plan = await plan_batch(self._engine, part, self._options)
         if self.report.first_plan is None:
             self.report.first_plan = plan
@@ -167,9 +189,12 @@ class BatchRun:
             self._last[part.ids[row]] = reject
             if not reject.code.again:
                 self._refuse(part.ids[row], reject)
-        async with asyncio.TaskGroup() as group:
-            for column, queue in queues.items():
-                group.create_task(self._pace(plan, column, queue, group))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for column, queue in queues.items():
+                    group.create_task(self._pace(plan, column, queue, group))
+        except* InputInvalid as faults:  # a file that changed, a disk that is full: the first says it
+            raise _first(faults) from None
 
     async def _pace(
         self, plan: PlannedBatch, column: int, queue: deque[int], group: asyncio.TaskGroup
@@ -198,7 +223,7 @@ class BatchRun:
     async def _one(self, plan: PlannedBatch, row: int, offer: Offer, slot: Slot) -> None:
         custom_id = plan.batch.ids[row]
         try:
-            order = self._numbered(plan.batch.orders[row], custom_id)
+            order = self._numbered(await plan.batch.order(self._engine, row), custom_id)
             grant = Grant(offer.provider, offer.model, offer.tier, slot)
             done = await self._engine.buy(order, grant=grant)
         except Rejected as refused:

@@ -5,7 +5,7 @@ The same judgement as :mod:`negotiator.policy`, for n orders x m offers at once;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from statistics import NormalDist
 from typing import Any, Final
@@ -14,12 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from providers.quoting_arrays import QuoteArrays, quote_arrays
-from providers.terms import TOKENS_PER_RATE, Offer, RateKind
+from providers.terms import TOKENS_PER_RATE, Offer
 from providers.tokens import REFERENCE, VOCABULARIES, count_chat
 
 from .engine_rooms import Rooms
 from .intake import capabilities_of, prompt_text
-from .limits import LimitRow
 from .order import Order
 from .policy import matches_any
 
@@ -27,6 +26,7 @@ __all__ = ["NO_LIMIT", "PlanBook", "build_book", "join_books", "sold_now"]
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
+Singles = npt.NDArray[np.float32]
 
 NO_LIMIT: Final = 2**62
 Z95: Final = 1.6448536269514722
@@ -39,6 +39,7 @@ class PlanBook:
     able: the offer can do it at all (capabilities, context, tier). named: it is the model the body names, or the body
     leaves it open. allowed: both, and it meets every term.
     cost_nusd, ceiling_nusd: expected and ceiling price. input_tokens, output_tokens: what counts against limits.
+    Token counts and latencies are float32, as the solver reads them: exact to 16,777,216.
     quality: the estimate's mean. value_nusd, limit_nusd: per order, NO_LIMIT = none. account: its number per order.
     """
 
@@ -48,9 +49,9 @@ class PlanBook:
     allowed: Bools
     cost_nusd: Ints
     ceiling_nusd: Ints
-    input_tokens: Ints
-    output_tokens: Ints
-    latency_ms_p50: npt.NDArray[np.int32]
+    input_tokens: Singles
+    output_tokens: Singles
+    latency_ms_p50: Singles
     latency_ms_p95: npt.NDArray[np.int32]
     quality: npt.NDArray[np.float32]
     value_nusd: Ints
@@ -59,21 +60,6 @@ class PlanBook:
 
     def __len__(self) -> int:
         return len(self.value_nusd)
-
-    def usage(self, kind: RateKind) -> Ints:
-        """int64[n, m]: what each pair uses of a row of this kind over a horizon (concurrency: busy milliseconds)."""
-        if kind is RateKind.CONCURRENCY:
-            return self.latency_ms_p50.astype(np.int64)
-        if kind is RateKind.TOKENS:
-            return self.input_tokens + self.output_tokens
-        if kind is RateKind.OUTPUT_TOKENS:
-            return self.output_tokens
-        assert kind in (RateKind.INPUT_TOKENS, RateKind.UNCACHED_INPUT_TOKENS), kind
-        return self.input_tokens
-
-    def columns_of(self, row: LimitRow) -> list[int]:
-        """The offers a limit covers."""
-        return [j for j, offer in enumerate(self.offers) if row.covers(offer.provider, offer.model)]
 
 
 def sold_now(rooms: Rooms) -> tuple[Offer, ...]:
@@ -138,8 +124,8 @@ class _Batch:
         self.able = _able(orders, offers)
         shape = (len(orders), len(offers))
         self.cost, self.ceiling = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        self.inputs, self.outputs = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        self.p50, self.p95 = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        self.inputs, self.outputs = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        self.p50, self.p95 = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
 
     def price(self, j: int, offer: Offer) -> None:
         """Fill in the column of one offer."""
@@ -173,15 +159,13 @@ class _Batch:
         return ceiling, fits | cut
 
 
-def join_books(books: Iterable[PlanBook]) -> PlanBook:
-    """Books of parts of a batch as one."""
-    parts = list(books)
-    if len(parts) == 1:
-        return parts[0]
-    rest = [f.name for f in fields(PlanBook) if f.name != "offers"]
-    return PlanBook(
-        offers=parts[0].offers, **{n: np.concatenate([getattr(b, n) for b in parts]) for n in rest}
-    )
+def join_books(books: list[PlanBook]) -> PlanBook:
+    """Books of parts of a batch as one. ``books`` is emptied: each array's parts go when the whole is there."""
+    offers = books[0].offers
+    names = [f.name for f in fields(PlanBook) if f.name != "offers"]
+    parts = {name: [getattr(book, name) for book in books] for name in names}
+    books.clear()
+    return PlanBook(offers=offers, **{name: np.concatenate(parts.pop(name)) for name in names})
 
 
 def _estimates(

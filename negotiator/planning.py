@@ -6,9 +6,10 @@ Nothing is held or spent. Lines that are broken are reported and the others go o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,13 +17,14 @@ import numpy as np
 
 from .clearing_batch import BatchBook, BatchOffer, BatchPlan, clear_batch
 from .engine_book import Job, judged
-from .errors import Reject, RejectCode, Rejected
+from .errors import Reject, RejectCode
 from .intake import DEFAULT_ACCOUNT
 from .money import format_usd
-from .order import Order
 from .plan_baselines import Baseline, baselines
-from .plan_book import NO_LIMIT, PlanBook, build_book, join_books, sold_now
-from .plan_lines import LineFault, PlanLine, read_lines
+from .plan_book import NO_LIMIT, PlanBook
+from .plan_lines import RequestFile, read_lines
+from .plan_pricing import Pricer
+from .plan_reading import Progress, ReadBatch, read_orders
 from .wire import PlanOptions
 from .wire_out import reject_out
 
@@ -31,21 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PlannedBatch", "ReadBatch", "plan_batch", "plan_requests", "read_orders"]
 
-CHUNK: Final = 2_000
 EXPLAINED_AT_MOST: Final = 1_000
 """Refused lines that get counter-offers; beyond, a line has its code alone."""
-
-Progress = Callable[[str, int], None]
-"""Told of a stage and how many lines it has done."""
-
-
-@dataclass(slots=True)
-class ReadBatch:
-    """The orders of a batch in the order of their lines, and the lines that are none."""
-
-    orders: list[Order] = field(default_factory=list)
-    ids: list[str] = field(default_factory=list)
-    faults: list[LineFault] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,9 +57,9 @@ class PlannedBatch:
     def summary(self) -> dict[str, Any]:
         """The contract's summary."""
         plan = self.plan
-        names = [reject.code.name for reject in self.rejects.values()]
+        refused = Counter(reject.code.name for reject in self.rejects.values())
         return {
-            "requests": len(self.batch.orders),
+            "requests": len(self.batch),
             "served": plan.served,
             "served_bound": plan.served_bound,
             "cost_usd": format_usd(plan.cost_nusd),
@@ -79,7 +68,7 @@ class PlannedBatch:
             "termination": plan.termination,
             "horizon_ms": self.options.horizon_ms,
             "errors": [{"line": fault.number, "message": fault.message} for fault in self.batch.faults],
-            "rejects": {name: names.count(name) for name in sorted(set(names))},
+            "rejects": dict(sorted(refused.items())),
             "limits": [
                 {
                     "name": limit.name,
@@ -131,39 +120,13 @@ async def plan_requests(
 ) -> PlannedBatch:
     """The plan of lines in OpenAI's batch format (dicts, text, or what :mod:`plan_lines` read).
 
-    account: of lines that name none. apart: where to solve, None = here and now.
+    account: of lines that name none. apart: where to solve, None = here and now. A
+    :class:`~negotiator.plan_lines.RequestFile` is streamed: of its lines only numbers are kept.
     """
-    read = lines if isinstance(lines, Iterator) else read_lines(lines)
-    batch = await read_orders(engine, read, progress, account=account)
-    return await plan_batch(engine, batch, options, progress, apart=apart)
-
-
-async def read_orders(
-    engine: Engine,
-    lines: Iterable[PlanLine | LineFault],
-    progress: Progress | None = None,
-    *,
-    account: str = DEFAULT_ACCOUNT,
-) -> ReadBatch:
-    """Room 1 for every line: orders, and what is wrong with the lines that are none."""
-    batch = ReadBatch()
-    for line in lines:
-        if isinstance(line, LineFault):
-            batch.faults.append(line)
-            continue
-        request = line.request
-        try:
-            order = await engine.order_for(request.body, request.terms, account=account)
-        except Rejected as refused:
-            batch.faults.append(LineFault(line.number, refused.reject.message))
-            continue
-        batch.orders.append(order)
-        batch.ids.append(request.custom_id)
-        if len(batch.orders) % CHUNK == 0:
-            await asyncio.sleep(0)  # a server goes on serving
-            if progress is not None:
-                progress("read", len(batch.orders))
-    return batch
+    read = lines if isinstance(lines, (Iterator, RequestFile)) else read_lines(lines)
+    with _pricer(engine, read, options) as pricer:
+        batch = await read_orders(engine, read, progress, account=account, seen=pricer.add)
+        return await _planned(engine, batch, pricer, options, progress, apart)
 
 
 async def plan_batch(
@@ -175,18 +138,30 @@ async def plan_batch(
     apart: Executor | None = None,
 ) -> PlannedBatch:
     """The cheapest feasible plan of orders that were read, its proof, and the baselines beside it."""
-    rooms = engine.rooms
-    offers = sold_now(rooms)
-    numbers: dict[str, int] = {}
-    books = []
-    for start in range(0, max(len(batch.orders), 1), CHUNK):
-        part = batch.orders[start : start + CHUNK]
-        books.append(build_book(rooms, offers, part, numbers, options.usage_quantile))
-        await asyncio.sleep(0)
-        if progress is not None:
-            progress("priced", start + len(part))
-    book = join_books(books)
-    problem = await _problem(engine, book, options, numbers)
+    with _pricer(engine, batch.file, options) as pricer:
+        async for orders in batch.chunks(engine):
+            pricer.add(orders)
+            await asyncio.sleep(0)
+        return await _planned(engine, batch, pricer, options, progress, apart)
+
+
+def _pricer(engine: Engine, source: object, options: PlanOptions) -> Pricer:
+    """Threads pay for files; a server's own requests are priced between other people's."""
+    return Pricer(engine.rooms, options.usage_quantile, threaded=isinstance(source, RequestFile))
+
+
+async def _planned(
+    engine: Engine,
+    batch: ReadBatch,
+    pricer: Pricer,
+    options: PlanOptions,
+    progress: Progress | None,
+    apart: Executor | None,
+) -> PlannedBatch:
+    book = pricer.book()
+    if progress is not None:
+        progress("priced", len(batch))
+    problem = await _problem(engine, book, options, pricer.accounts)
     solve = partial(
         clear_batch,
         problem,
@@ -197,7 +172,7 @@ async def plan_batch(
     )
     plan = solve() if apart is None else await asyncio.get_running_loop().run_in_executor(apart, solve)
     if progress is not None:
-        progress("solved", len(batch.orders))
+        progress("solved", len(batch))
     rejects = await _rejects(engine, batch, plan)
     return PlannedBatch(options, batch, book, plan, rejects, baselines(book, problem))
 
@@ -249,10 +224,17 @@ def _values(book: PlanBook) -> Any:
 async def _rejects(engine: Engine, batch: ReadBatch, plan: BatchPlan) -> dict[int, Reject]:
     """What each unserved order hears; those whose own terms no offer meets get counter-offers."""
     rejects: dict[int, Reject] = {}
+    told: dict[tuple[int, int], Reject | None] = {}  # the same code at the same limit is the same answer
+    explained = 0
     for i in np.flatnonzero(plan.choice < 0).tolist():
-        reject = plan.reject(i)
-        if reject is None and len(rejects) < EXPLAINED_AT_MOST:
-            reject = await judged(engine.rooms, Job(batch.orders[i], engine.rooms.clock.now_ms()))
+        why = int(plan.code[i]), int(plan.row[i])
+        if why not in told:
+            told[why] = plan.reject(i)
+        reject = told[why]
+        if reject is None and explained < EXPLAINED_AT_MOST:
+            explained += 1
+            job = Job(await batch.order(engine, i), engine.rooms.clock.now_ms())
+            reject = await judged(engine.rooms, job)
         rejects[i] = reject or _UNEXPLAINED
     return rejects
 

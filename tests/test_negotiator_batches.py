@@ -16,7 +16,7 @@ from negotiator.batches import BatchRun, RunReport, batch_id_of
 from negotiator.config import Config
 from negotiator.engine import Engine
 from negotiator.errors import InputInvalid
-from negotiator.plan_lines import read_lines
+from negotiator.plan_lines import RequestFile, read_lines
 from negotiator.store import Store
 from negotiator.store_open import open_store
 from negotiator.wire import PlanOptions
@@ -166,3 +166,59 @@ def test_a_file_that_is_no_result_is_not_written_over(tmp_path: Path, text: str)
 def test_the_same_content_is_the_same_batch() -> None:
     """The id follows the content, so that the same file continues and another begins."""
     assert batch_id_of(b"a") == batch_id_of(b"a") != batch_id_of(b"b")
+
+
+def test_a_file_is_run_without_being_held_and_its_id_is_its_bytes(tmp_path: Path) -> None:
+    """Lines are read again when they are executed; the id of the open file is that of its content."""
+    path = tmp_path / "in.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines(30))))
+    with path.open("rb") as content:
+        assert batch_id_of(content) == batch_id_of(path.read_bytes())
+
+    async def play() -> None:
+        async with market() as engine:
+            with ResultFile(tmp_path / "out.jsonl") as results:
+                report = await BatchRun(engine, "b", results, OPTIONS).run(RequestFile(path))
+            assert report.served == 30
+            assert report.first_plan is not None
+            assert not report.first_plan.batch.orders
+            assert {r["custom_id"] for r in results_of(tmp_path / "out.jsonl")} == {
+                f"r{n}" for n in range(30)
+            }
+
+    run_virtual(play())
+
+
+def test_a_round_plans_a_bounded_part_of_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds of ten lines: three of them end 28 lines, each once, and no plan is of more than ten."""
+    monkeypatch.setattr("negotiator.batches.MAX_PLANNED", 10)
+
+    async def play() -> None:
+        async with market() as engine:
+            report, _ = await run(engine, tmp_path / "out.jsonl", lines(28))
+            assert (report.rounds, report.served) == (3, 28)
+            assert report.first_plan is not None
+            assert len(report.first_plan.batch) == 10
+            assert len(results_of(tmp_path / "out.jsonl")) == 28
+
+    run_virtual(play())
+
+
+def test_a_file_that_changes_while_it_is_run_ends_the_run_in_one_sentence(tmp_path: Path) -> None:
+    """No other line is executed under a wrong name."""
+    path = tmp_path / "in.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines(5))))
+
+    class Swapped(RequestFile):
+        def __iter__(self) -> Any:
+            yield from RequestFile(self.path)
+            path.write_text("\n".join(map(json.dumps, reversed(lines(5)))))
+
+    async def play() -> None:
+        async with market() as engine:
+            with ResultFile(tmp_path / "out.jsonl") as results:
+                with pytest.raises(InputInvalid, match=r"in\.jsonl: expected 'r0' where it was first read"):
+                    await BatchRun(engine, "b", results, OPTIONS).run(Swapped(path))
+                assert not results.done
+
+    run_virtual(play())

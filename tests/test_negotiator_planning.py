@@ -16,7 +16,7 @@ from negotiator.engine import Engine
 from negotiator.engine_book import Job, ask
 from negotiator.errors import InputInvalid
 from negotiator.plan_book import build_book, sold_now
-from negotiator.plan_lines import LineFault, PlanLine, read_file, read_lines
+from negotiator.plan_lines import LineFault, PlanLine, RequestFile, read_file, read_lines
 from negotiator.planning import plan_requests, read_orders
 from negotiator.store import Account
 from negotiator.wire import PlanOptions
@@ -188,5 +188,106 @@ def test_rows_tell_every_request_in_order() -> None:
             assert rows[1]["reject"]["name"] == "QUALITY_UNREACHABLE"
             assert rows[1]["reject"]["counter_offers"]
             assert rows[1]["model"] is None
+
+    run_virtual(run())
+
+
+def write_lines(path: Path, lines: list[bytes]) -> RequestFile:
+    path.write_bytes(b"\n".join(lines))
+    return RequestFile(path)
+
+
+def test_a_streamed_file_has_the_plan_of_the_same_lines_held(root: Path, tmp_path: Path) -> None:
+    """Chunks priced by threads give the book, choice and answers of one thread with all orders in memory."""
+
+    async def run() -> None:
+        content = (root / "examples" / "workload.jsonl").read_bytes().splitlines()
+        many = [
+            json.dumps({**one, "custom_id": f"{n}-{one['custom_id']}"}).encode()
+            for n in range(10)
+            for one in map(json.loads, content)
+        ]
+        many.insert(1_000, b"{not json")
+        file = write_lines(tmp_path / "many.jsonl", many)
+        options = PlanOptions(time_limit_s=60, gap=1, horizon_ms=3_600_000)
+        async with market() as engine:
+            streamed = await plan_requests(engine, file, options)
+            held = await plan_requests(engine, many, options)
+            assert len(streamed.batch) == len(held.batch) > 2_000
+            assert not streamed.batch.orders
+            assert [fault.number for fault in streamed.batch.faults] == [1_001]
+            for name in (
+                "allowed",
+                "able",
+                "named",
+                "cost_nusd",
+                "ceiling_nusd",
+                "input_tokens",
+                "quality",
+                "account",
+            ):
+                assert np.array_equal(getattr(streamed.book, name), getattr(held.book, name)), name
+            row = len(held.batch) - 1
+            assert (await streamed.batch.order(engine, row)).body == held.batch.orders[row].body
+            assert streamed.summary()["requests"] == held.summary()["requests"]
+
+    run_virtual(run())
+
+
+def test_a_line_is_read_again_where_it_lies(tmp_path: Path) -> None:
+    """Blank, broken and over-long lines before it do not move a line; a file that changed is refused by name."""
+
+    async def run() -> None:
+        texts = [
+            b"",
+            b"{nope",
+            json.dumps(line("a", "Naïve ✓")).encode(),
+            b"  ",
+            json.dumps(line("b")).encode(),
+        ]
+        file = write_lines(tmp_path / "f.jsonl", texts)
+        async with market() as engine:
+            batch = await read_orders(engine, file)
+            assert batch.ids == ["a", "b"]
+            assert (await batch.part([1]).order(engine, 0)).body == line("b")["body"]
+            assert (await batch.order(engine, 0)).body == line("a", "Naïve ✓")["body"]
+            write_lines(file.path, [json.dumps(line("b")).encode(), *texts])
+            with pytest.raises(InputInvalid, match=r"f\.jsonl: expected"):
+                await batch.order(engine, 0)
+
+    run_virtual(run())
+
+
+def test_an_over_long_line_is_passed_over_without_being_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is one fault; the lines after it keep their numbers and places."""
+    monkeypatch.setattr("negotiator.plan_lines.MAX_LINE_BYTES", 300)
+    texts = [
+        json.dumps(line("a")).encode(),
+        json.dumps(line("long", "x" * 2_000)).encode(),
+        json.dumps(line("b")).encode(),
+    ]
+    file = write_lines(tmp_path / "f.jsonl", texts)
+    first, fault, last = file
+    assert isinstance(first, PlanLine)
+    assert isinstance(fault, LineFault)
+    assert isinstance(last, PlanLine)
+    assert fault.message.startswith("expected at most 300 bytes")
+    assert (last.number, last.offset) == (3, len(texts[0]) + len(texts[1]) + 2)
+    assert [again.request.custom_id for again in file.at([last.offset, first.offset])] == ["b", "a"]
+
+
+def test_counter_offers_are_made_although_many_others_found_no_room() -> None:
+    """Lines without room need no explanation of their own and do not use up what may be explained."""
+
+    async def run() -> None:
+        async with market(limits_scale=0.001) as engine:
+            lines = [line(f"r{n}") for n in range(1_200)]
+            lines.append(line("never", terms={"min_quality": 0.999}))
+            planned = await plan_requests(engine, lines, PlanOptions(time_limit_s=2))
+            last = planned.rejects[1_200]
+            assert last.code.name == "QUALITY_UNREACHABLE"
+            assert last.counter_offers
 
     run_virtual(run())

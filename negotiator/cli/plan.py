@@ -12,7 +12,7 @@ from rich.console import Console
 
 from negotiator.engine import Engine
 from negotiator.errors import InputInvalid
-from negotiator.plan_lines import read_file
+from negotiator.plan_lines import RequestFile
 from negotiator.planning import PlannedBatch, plan_requests
 from negotiator.wire import PlanOptions, options_from
 
@@ -68,7 +68,7 @@ def command(file: Path, out: Path | None, config_path: Path | None, as_json: boo
         async def work(market: Engine) -> PlannedBatch:
             return await plan_requests(
                 market,
-                read_file(file),
+                RequestFile(file),
                 given,
                 lambda stage, done: bar.update(task, description=stage, completed=done),
             )
@@ -90,7 +90,7 @@ def show_plan(out: Console, planned: PlannedBatch, *, max_refused: int = 20) -> 
     plan = planned.plan
     quality = planned.mean_quality
     out.print(
-        f"[bold]{plan.served}[/] of {len(planned.batch.orders)} requests served for [bold]{usd(plan.cost_nusd)}[/]; "
+        f"[bold]{plan.served}[/] of {len(planned.batch)} requests served for [bold]{usd(plan.cost_nusd)}[/]; "
         f"no plan serves more than {plan.served_bound}, none that serves as many costs less than "
         f"{usd(plan.cost_bound_nusd)} (gap {plan.gap:.2%}, {plan.termination})"
     )

@@ -13,7 +13,7 @@ from negotiator.batches import BatchRun, RunReport, batch_id_of
 from negotiator.engine import Engine
 from negotiator.errors import InputInvalid
 from negotiator.money import format_usd
-from negotiator.plan_lines import read_file
+from negotiator.plan_lines import RequestFile
 from negotiator.wire import options_from
 
 from .market import config_option, json_option, store_option, with_market
@@ -51,7 +51,8 @@ def command(
     """
     given = options_from({name: value for name, value in options.items() if value is not None})
     try:
-        batch_id = batch_id_of(file.read_bytes())
+        with file.open("rb") as content:
+            batch_id = batch_id_of(content)
     except OSError as error:
         raise InputInvalid(f"{file}: expected a readable file, found: {error.strerror}") from None
     with progress_bar() as bar, ResultFile(out) as results:
@@ -61,7 +62,7 @@ def command(
             bar.update(task, total=report.requests, completed=report.finished, facts=usd(report.cost_nusd))
 
         async def work(market: Engine) -> RunReport:
-            return await BatchRun(market, batch_id, results, given, progress).run(read_file(file))
+            return await BatchRun(market, batch_id, results, given, progress).run(RequestFile(file))
 
         report = with_market(config_path, work, store=store, quiet=as_json, order_log=log)
     if as_json:
