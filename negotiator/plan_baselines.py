@@ -15,6 +15,7 @@ import numpy.typing as npt
 from .clearing_batch import BatchBook, problem_of
 from .money import format_usd
 from .plan_book import PlanBook
+from .plan_fold import fold
 
 __all__ = ["Baseline", "baselines"]
 
@@ -109,4 +110,5 @@ def _cheapest_first(problem: BatchBook, allowed: Bools) -> npt.NDArray[np.int32]
     from solver.greedy import cheapest_first
 
     plain = replace(problem, allowed=allowed, total_budget_nusd=None, min_mean_quality=None)
-    return cheapest_first(problem_of(plain)[0])
+    folded = fold(plain)
+    return folded.unfold(cheapest_first(problem_of(folded.book)[0]))

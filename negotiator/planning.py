@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +22,7 @@ from .intake import DEFAULT_ACCOUNT
 from .money import format_usd
 from .plan_baselines import Baseline, baselines
 from .plan_book import NO_LIMIT, PlanBook
+from .plan_fold import fold
 from .plan_lines import RequestFile, read_lines
 from .plan_pricing import Pricer
 from .plan_reading import Progress, ReadBatch, read_orders
@@ -162,15 +163,18 @@ async def _planned(
     if progress is not None:
         progress("priced", len(batch))
     problem = await _problem(engine, book, options, pricer.accounts)
+    folded = fold(problem)
     solve = partial(
         clear_batch,
-        problem,
+        folded.book,
         objective=options.objective,
         gap=options.gap,
         time_limit_s=options.time_limit_s,
         seed=options.seed,
     )
     plan = solve() if apart is None else await asyncio.get_running_loop().run_in_executor(apart, solve)
+    plan = replace(plan, choice=folded.unfold(plan.choice))
+    del folded, solve  # a gigabyte at a million lines
     if progress is not None:
         progress("solved", len(batch))
     rejects = await _rejects(engine, batch, plan)

@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from negotiator.clearing_book import BatchBook, BatchOffer, problem_of
 from negotiator.config import Config
 from negotiator.engine import Engine
 from negotiator.engine_book import Job, ask
 from negotiator.errors import InputInvalid
 from negotiator.plan_book import build_book, sold_now
+from negotiator.plan_fold import fold
 from negotiator.plan_lines import LineFault, PlanLine, RequestFile, read_file, read_lines
 from negotiator.planning import plan_requests, read_orders
 from negotiator.store import Account
 from negotiator.wire import PlanOptions
 from providers.clock import LoopClock, run_virtual
 from providers.simulated import default_sellers
+from solver import solve, verify
 
 
 @asynccontextmanager
@@ -289,5 +293,42 @@ def test_counter_offers_are_made_although_many_others_found_no_room() -> None:
             last = planned.rejects[1_200]
             assert last.code.name == "QUALITY_UNREACHABLE"
             assert last.counter_offers
+
+    run_virtual(run())
+
+
+def test_folding_tiers_loses_nothing() -> None:
+    """Folded and whole batch have the same optimum; the unfolded choice keeps all limits and costs what was proven."""
+
+    async def run() -> None:
+        async with market(limits_scale=0.02) as engine:
+            tiers = {"tiers": ["standard", "flex", "batch"]}
+            late = {"tiers": ["standard", "flex"], "deadline_ms": 20_000}
+            lines = [line(f"r{n}", f"Say {n}.", (tiers, late, {})[n % 3], max_tokens=60) for n in range(60)]
+            orders = (await read_orders(engine, read_lines(lines))).orders
+            book = build_book(engine.rooms, sold_now(engine.rooms), orders, {}, 0.9)
+            batch = BatchBook(
+                offers=[BatchOffer(o.provider, o.model, o.tier) for o in book.offers],
+                cost=book.cost_nusd,
+                allowed=book.allowed,
+                input_tokens=book.input_tokens,
+                output_tokens=book.output_tokens,
+                latency_ms=book.latency_ms_p50,
+                rows=engine.rooms.capacity.rows,
+            )
+            folded = fold(batch)
+            assert len(folded.book.offers) < len(batch.offers) / 2
+            whole, small = problem_of(batch)[0], problem_of(folded.book)[0]
+            exact, plan = (solve(problem, gap=0, time_limit_s=10) for problem in (whole, small))
+            choice = folded.unfold(plan.choice)
+            served = np.flatnonzero(choice >= 0)
+            assert batch.allowed[served, choice[served]].all()
+            assert batch.cost[served, choice[served]].sum() == plan.cost
+            assert plan.served == exact.served
+            assert plan.cost_bound <= exact.cost
+            assert exact.cost_bound <= plan.cost
+            tiers_used = {batch.offers[j].tier for j in choice[served]}
+            assert {"standard", "batch"} <= tiers_used
+            assert verify(whole, replace(plan, choice=choice)).violations == ()
 
     run_virtual(run())
