@@ -26,7 +26,7 @@ def main() -> int:
     failed = 0
     for name in given.names or SCRIPTS:
         began = time.monotonic()
-        command = [sys.executable, HERE / f"{name}.py", *(["--quick"] if given.quick else [])]
+        command = [sys.executable, "-m", f"benchmarks.{name}", *(["--quick"] if given.quick else [])]
         print(f"== {name}", flush=True)
         code = subprocess.run(command, cwd=HERE.parent, check=False).returncode
         failed += code != 0
