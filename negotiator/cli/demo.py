@@ -152,7 +152,7 @@ def _show_market(out: Console, market: Engine) -> None:
     offers = [offer for seller in rooms.sellers.values() for offer in seller.offers()]
     models = {offer.key for offer in offers}
     out.print(
-        f"[bold]A market of {len(rooms.sellers)} simulated sellers[/] with {len(models)} real models at today's list "
+        f"[bold]A market of {sum(bool(seller.offers()) for seller in rooms.sellers.values())} simulated sellers[/] with {len(models)} real models at today's list "
         f"prices, {len(offers)} offers in all.\nTheir rate limits are tight, and openai will fail five calls in a row. "
         "Nothing real is bought.\n"
     )
