@@ -14,6 +14,9 @@ from .plan_book import PlanBook, build_book, join_books, sold_now
 
 __all__ = ["Pricer"]
 
+BLOCK: Final = 50
+"""Chunks joined at a time: large arrays go back to the system when they go, thousands of small ones do not."""
+
 THREADS: Final = 2
 MAX_WAITING: Final = 4
 """Chunks whose orders are held at a time; the reader waits for the oldest."""
@@ -31,6 +34,7 @@ class Pricer:
         self._quantile = quantile
         self._offers = sold_now(rooms)
         self._books: list[PlanBook] = []
+        self._blocks: list[PlanBook] = []
         self._waiting: deque[Future[PlanBook]] = deque()
         self._threads = ThreadPoolExecutor(THREADS, "negotiator-price") if threaded else None
 
@@ -48,17 +52,24 @@ class Pricer:
         for order in orders:  # here, so that numbers follow the lines and no thread writes the dict
             self.accounts.setdefault(order.account, len(self.accounts))
         if self._threads is None:
-            self._books.append(self._price(orders))
+            self._keep(self._price(orders))
             return
         self._waiting.append(self._threads.submit(self._price, orders))
         if len(self._waiting) > MAX_WAITING:
-            self._books.append(self._waiting.popleft().result())
+            self._keep(self._waiting.popleft().result())
 
     def book(self) -> PlanBook:
         """The book of all orders added, in their order."""
         while self._waiting:
-            self._books.append(self._waiting.popleft().result())
-        return join_books(self._books or [self._price(())])
+            self._keep(self._waiting.popleft().result())
+        if self._books or not self._blocks:
+            self._blocks.append(join_books(self._books or [self._price(())]))
+        return join_books(self._blocks)
+
+    def _keep(self, book: PlanBook) -> None:
+        self._books.append(book)
+        if len(self._books) == BLOCK:
+            self._blocks.append(join_books(self._books))
 
     def _price(self, orders: Sequence[Order]) -> PlanBook:
         return build_book(self._rooms, self._offers, orders, self.accounts, self._quantile)

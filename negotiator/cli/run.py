@@ -8,6 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from negotiator.batch_report import batch_report, write_report
 from negotiator.batch_results import ResultFile
 from negotiator.batches import BatchRun, RunReport, batch_id_of
 from negotiator.engine import Engine
@@ -29,6 +30,12 @@ __all__ = ["command", "show_run"]
 @click.option(
     "--log", type=click.Path(path_type=Path), help="Write every order here, for `negotiator report`."
 )
+@click.option(
+    "--report",
+    "report_to",
+    type=click.Path(path_type=Path),
+    help="Write a report here: JSON, Markdown, a picture.",
+)
 @config_option
 @store_option
 @json_option
@@ -37,6 +44,7 @@ def command(
     file: Path,
     out: Path,
     log: Path | None,
+    report_to: Path | None,
     config_path: Path | None,
     store: str | None,
     as_json: bool,
@@ -70,6 +78,9 @@ def command(
     else:
         show_run(console(), report, results.cost_nusd)
         note(f"results in {out}")
+    if report_to is not None:
+        written = write_report(batch_report(report, out), report_to)
+        note(f"report in {', '.join(map(str, written))}")
     for fault in report.errors:
         note(f"{file}:{fault.number}: {fault.message}")
     if report.errors:
