@@ -77,9 +77,6 @@ def main() -> None:
     given = parser.parse_args()
     seeds, conversations = ((1,), 15) if given.quick else ((1, 2, 3), 40)
     rows = [run_virtual(discounts(name, seed, conversations, 5)) for name in SELLERS for seed in seeds]
-    bills = {
-        way: [run_virtual(sessions(way, seed)) for seed in seeds] for way in ("priced", "always", "never")
-    }
     text = [
         "# Warm caches: expected and realised",
         "",
