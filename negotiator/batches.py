@@ -18,10 +18,12 @@ import orjson
 
 from providers.terms import Offer
 
+from .batch_replan import PlanFacts
 from .batch_results import ResultFile
 from .capacity import Slot
 from .engine_grant import Grant
 from .errors import InputInvalid, Reject, RejectCode, Rejected
+from .events import Event
 from .limits import Full, Load
 from .money import format_usd, parse_usd
 from .order import Completion, Order
@@ -147,6 +149,7 @@ class BatchRun:
         self._tries: Counter[str] = Counter()
         self._last: dict[str, Reject] = {}
         self._sunk_nusd: Counter[str] = Counter()  # charged by tries that gave no answer
+        self._before: PlanFacts | None = None
         self.report = RunReport()
 
     async def run(self, lines: Iterable[PlanLine | LineFault]) -> RunReport:
@@ -180,6 +183,7 @@ class BatchRun:
         plan = await plan_batch(self._engine, part, self._options)
         if self.report.first_plan is None:
             self.report.first_plan = plan
+        self._tell(plan)
         queues: dict[int, deque[int]] = {}
         for row, column in enumerate(plan.plan.choice.tolist()):
             if column >= 0:
@@ -195,6 +199,16 @@ class BatchRun:
                     group.create_task(self._pace(plan, column, queue, group))
         except* InputInvalid as faults:  # a file that changed, a disk that is full: the first says it
             raise _first(faults) from None
+
+    def _tell(self, plan: PlannedBatch) -> None:
+        """Emit ``batch.replanned`` where lines of the last plan are planned again, with what is different now."""
+        rooms = self._engine.rooms
+        facts = PlanFacts.of(plan, rooms.capacity.rows)
+        changed = None if self._before is None else facts.since(self._before)
+        self._before = facts
+        if changed is not None:
+            told = {"batch_id": self._batch_id, "round": self.report.rounds, **changed}
+            rooms.bus.emit(Event("batch.replanned", rooms.clock.now_ms(), told))
 
     async def _pace(
         self, plan: PlannedBatch, column: int, queue: deque[int], group: asyncio.TaskGroup
@@ -213,8 +227,11 @@ class BatchRun:
             taken = capacity.take(offer.provider, offer.model, load)
             if isinstance(taken, Full):
                 self._gate.release()
-                if taken.retry_after_ms is None:
-                    continue  # larger than a limit: the next round plans it elsewhere
+                if taken.retry_after_ms is None:  # larger than a limit: the next round may plan it elsewhere
+                    message = f"the request is larger than {taken.lack.row}"
+                    reject = Reject(code=RejectCode.CAPACITY_EXHAUSTED, message=message)
+                    self._last[plan.batch.ids[row]] = reject
+                    continue
                 queue.appendleft(row)
                 await asyncio.sleep(max(1, taken.retry_after_ms) / 1000)
                 continue

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from negotiator.batch_replan import PlanFacts
 from negotiator.batch_results import ResultFile
 from negotiator.batches import BatchRun, RunReport, batch_id_of
 from negotiator.config import Config
@@ -222,3 +223,45 @@ def test_a_file_that_changes_while_it_is_run_ends_the_run_in_one_sentence(tmp_pa
                 assert not results.done
 
     run_virtual(play())
+
+
+def test_what_a_new_plan_does_differently_is_told(tmp_path: Path) -> None:
+    """Lines whose sellers failed are planned again: an event per further round says how many and what has changed."""
+    faults = {
+        name: [Fault(kind=FaultKind.ERROR_500, share=0.6)] for name in ("openai", "anthropic", "deepseek")
+    }
+
+    async def play() -> None:
+        async with market(faults) as engine:
+            told: list[Mapping[str, Any]] = []
+            engine.rooms.bus.subscribe(
+                lambda e: told.append(e.facts) if e.name == "batch.replanned" else None
+            )
+            requests = lines(40, models=["openai/*", "anthropic/*", "deepseek/*"])
+            report, _ = await run(engine, tmp_path / "out.jsonl", requests)
+            assert report.rounds > 1
+            assert [facts["round"] for facts in told] == list(range(2, report.rounds + 1))
+            assert all(0 <= facts["moved"] <= facts["lines"] <= 40 for facts in told)
+            assert all(facts["offers_repriced"] == [] for facts in told)
+
+    run_virtual(play())
+
+
+def test_plans_are_compared_by_lines_offers_prices_and_limits() -> None:
+    """One line moved, one offer gone, one new, one dearer, one limit lowered; lines in one plan alone do not count."""
+    clock = LoopClock()
+    seller = next(iter(default_sellers(clock, seed=3)))
+    cheap, dear, other = seller.offers()[:3]
+    before = PlanFacts({"a": "x", "b": "x", "old": "x"}, {"x": cheap, "y": cheap}, {"r": 10, "s": 1})
+    after = PlanFacts({"a": "z", "b": "x", "new": None}, {"x": dear, "z": other}, {"r": 5, "s": 1})
+    assert cheap.steps != dear.steps
+    assert after.since(before) == {
+        "lines": 2,
+        "moved": 1,
+        "unserved": 0,
+        "offers_gone": ["y"],
+        "offers_new": ["z"],
+        "offers_repriced": ["x"],
+        "limits_changed": ["r"],
+    }
+    assert after.since(PlanFacts({"old": "x"}, {}, {})) is None
