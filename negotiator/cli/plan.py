@@ -65,13 +65,13 @@ def command(file: Path, out: Path | None, config_path: Path | None, as_json: boo
     with progress_bar() as bar:
         task = bar.add_task("planning", total=None, facts="")
 
+        def progress(stage: str, done: int) -> None:
+            speed = bar.tasks[task].speed
+            facts = f"{speed:,.0f} lines/s" if speed and stage == "read" else ""
+            bar.update(task, description=stage, completed=done, facts=facts)
+
         async def work(market: Engine) -> PlannedBatch:
-            return await plan_requests(
-                market,
-                RequestFile(file),
-                given,
-                lambda stage, done: bar.update(task, description=stage, completed=done),
-            )
+            return await plan_requests(market, RequestFile(file), given, progress)
 
         planned = with_market(config_path, work, quiet=as_json)
     if out is not None:
