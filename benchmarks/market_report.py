@@ -50,10 +50,9 @@ def report(found: dict[str, Any]) -> str:
         "",
         "429s: calls, of all that were made, which a seller's own strict window would have refused.",
         "",
-        "What the ratio of cost contains: the optimum knows every order of its minute in advance and uses each window to"
-        " the last unit at the moment that suits it, slots in flight included. Online, orders come at random, a row that"
-        " is full for a moment sends the next order to a seller several times dearer, and a row held ready for that is"
-        " not full. Both shrink with size: see the row with four times the limits and orders.",
+        "The optimum in hindsight knows every order of its minute in advance, ignores the windows of the minutes beside it"
+        " and packs calls in flight without a gap, so part of its lead is out of reach. In a burst orders come faster than"
+        " a sliding window lets any policy serve them. Where the gap of hindsight is large, its own cost is not proven.",
         "",
         "![cost and served share](market.png)",
         "",
