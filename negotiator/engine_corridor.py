@@ -132,7 +132,7 @@ class Corridor:
         if self._given_store is None:
             await rooms.store.aclose()
         if self._log is not None:
-            self._log.close()
+            self._log.flush()
 
     @property
     def rooms(self) -> Rooms:

@@ -25,7 +25,7 @@ _KEPT: Final = {"order.recorded": "order", "order.judged": "judged", "capacity.e
 
 
 class OrderLog:
-    """Appends to a file; subscribe :meth:`note`, close at the end."""
+    """Appends to a file; subscribe :meth:`note`, :meth:`flush` at the end."""
 
     def __init__(self, path: str | Path, rows: Sequence[LimitRow], at_ms: int) -> None:
         self.path = Path(path)
@@ -51,10 +51,6 @@ class OrderLog:
                 file.write(b"".join(lines))
         except OSError:
             self.dropped += len(lines)
-
-    def close(self) -> None:
-        """Write the rest."""
-        self.flush()
 
     def _take(self, line: Mapping[str, Any]) -> None:
         self._waiting.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Final, Protocol
 
@@ -17,7 +18,7 @@ MAX_FAULT_BYTES: Final = 64 * 2**10
 DRAIN_S: Final = 0.25
 
 
-class Reply:
+class Reply(ABC):
     """Read it by :meth:`body` or piece by piece by :meth:`some`; then :meth:`close`, which never waits."""
 
     __slots__ = ("_max_bytes", "_read", "headers", "status")
@@ -29,17 +30,17 @@ class Reply:
         self._max_bytes = MAX_ANSWER_BYTES
 
     @property
+    @abstractmethod
     def ended(self) -> bool:
         """Whether the body was read to its end."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def next_bytes(self) -> bytes:
         """The next bytes of the body, empty at its end; raises :class:`ProviderError`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Give the connection back when the body was read to its end; else cut it, which cancels the call upstream."""
-        raise NotImplementedError
 
     async def some(self) -> bytes:
         """The next bytes as they arrived, empty at the end; raises MalformedAnswer beyond the bound."""

@@ -265,3 +265,17 @@ def test_plans_are_compared_by_lines_offers_prices_and_limits() -> None:
         "limits_changed": ["r"],
     }
     assert after.since(PlanFacts({"old": "x"}, {}, {})) is None
+
+
+def test_a_program_runs_a_batch_through_the_engine(tmp_path: Path) -> None:
+    """``Engine.run`` with the same batch id goes on where it stopped, and pays nothing again."""
+
+    async def play() -> None:
+        async with market() as engine:
+            out = tmp_path / "out.jsonl"
+            first = await engine.run(lines(4), out, batch_id="mine", time_limit_s=2)
+            again = await engine.run(lines(6), out, batch_id="mine", time_limit_s=2)
+            assert (first.served, again.skipped, again.served) == (4, 4, 2)
+            assert await posted(engine) == (first.cost_nusd + again.cost_nusd, 0)
+
+    run_virtual(play())
