@@ -12,7 +12,8 @@ which is cheapest-first.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from heapq import heappop, heappush
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -32,9 +33,9 @@ from .limits import (
     load_of,
 )
 from .money import format_usd
-from .order import Assignment, Candidate, Loss, Order
+from .order import Assignment, Candidate, Loss, Lost, Order
 
-__all__ = ["Clearing", "Lost", "Room"]
+__all__ = ["Clearing", "Room"]
 
 logger = logging.getLogger("negotiator.clearing")
 
@@ -61,15 +62,6 @@ class Room(Protocol):
         ...
 
 
-class Lost(NamedTuple):
-    """Why a candidate was not chosen. row: what was full. shadow_nusd: what its scarce room added to its bid."""
-
-    candidate: Candidate
-    loss: Loss
-    row: str = ""
-    shadow_nusd: int = 0
-
-
 class _Tariff(NamedTuple):
     """Shadow prices of all rows of one seller's model, by what a call is made of; nano-dollars per million."""
 
@@ -81,6 +73,7 @@ class _Tariff(NamedTuple):
 
 
 _FREE: Final = _Tariff(0, 0, 0, 0, 0)
+_PRICIER: Final = Lost(Loss.PRICIER)
 _SHAPES: Final = {
     RateKind.REQUESTS: _Tariff(1, 0, 0, 0, 0),
     RateKind.TOKENS: _Tariff(0, 1, 0, 1, 0),
@@ -121,7 +114,7 @@ class Clearing:
         if now is not None and (prices.epoch, prices.made_ms) < (now.epoch, now.made_ms):
             return False
         self._prices = prices
-        self._tariffs.clear()
+        self._tariffs = {}  # a new one: who asks later why an offer lost then still has the old
         return True
 
     def bid_nusd(self, candidate: Candidate) -> int:
@@ -146,15 +139,16 @@ class Clearing:
         """
         prices = self.prices
         line = self._line(order, ranked, prices, kept, granted)
-        full: list[Candidate] = []
+        full: list[tuple[Candidate, Lack]] = []
         award: Candidate | None = None
         for candidate in line:
-            if _lack(candidate, room) is None:
+            lack = _lack(candidate, room)
+            if lack is None:
                 award = candidate
                 break
-            full.append(candidate)
+            full.append((candidate, lack))
         if award is None:
-            award = next((c for c in full if room.may_probe(c.quote.provider, c.quote.model)), None)
+            award = next((c for c, _ in full if room.may_probe(c.quote.provider, c.quote.model)), None)
         if award is None:
             return _exhausted(full, room) if full else self._priced_out(order, ranked, prices)
         runners_up = self._runners_up(order, award, line, room)
@@ -163,26 +157,36 @@ class Clearing:
         hold_nusd = award.ceiling_nusd + dearest_nusd if two_tier else max(award.ceiling_nusd, dearest_nusd)
         if order.budget_nusd is not None:
             hold_nusd = min(order.budget_nusd, hold_nusd)
-        return Assignment(award=award, runners_up=runners_up, hold_nusd=hold_nusd)
+        explain = partial(self._why, order, prices, self._tariffs, award, full) if prices or full else None
+        return Assignment(award=award, runners_up=runners_up, hold_nusd=hold_nusd, explain=explain)
 
-    def lost(
-        self, order: Order, ranked: Sequence[Candidate], assignment: Assignment | Reject, room: Room
-    ) -> tuple[Lost, ...]:
-        """Why each of the other candidates was not chosen; ask at once, while the room is as it was."""
-        prices = self.prices
-        chosen = assignment.candidates if isinstance(assignment, Assignment) else ()
-        losses = []
-        for candidate in ranked:
-            if any(candidate is winner for winner in chosen):
-                continue
-            lack, shadow_nusd = _lack(candidate, room), self._shadow_nusd(candidate, prices)
-            if lack is not None:
-                losses.append(Lost(candidate, lack.loss, lack.row, shadow_nusd))
-            elif _bearable(order, candidate, shadow_nusd, prices):
-                losses.append(Lost(candidate, Loss.PRICIER, "", shadow_nusd))
-            else:
-                losses.append(Lost(candidate, Loss.LIMIT_BINDING, "", shadow_nusd))
-        return tuple(losses)
+    def refused(self, order: Order, ranked: Sequence[Candidate], room: Room) -> Callable[[Candidate], Lost]:
+        """Why each candidate did not get an order that was refused; ask at once, while the room is as it was."""
+        full = [(candidate, lack) for candidate in ranked if (lack := _lack(candidate, room)) is not None]
+        return partial(self._why, order, self.prices, self._tariffs, None, full)
+
+    def _why(
+        self,
+        order: Order,
+        prices: ShadowPrices | None,
+        tariffs: dict[tuple[str, str], _Tariff],
+        award: Candidate | None,
+        full: Sequence[tuple[Candidate, Lack]],
+        candidate: Candidate,
+    ) -> Lost:
+        """Why a candidate lost: its seller had no room, its room is worth too much to others, or it was pricier."""
+        shadow_nusd = self._shadow_nusd(candidate, prices, tariffs)
+        for other, lack in full:
+            if other is candidate:
+                return Lost(lack.loss, lack.row, shadow_nusd)
+        if not shadow_nusd:
+            return _PRICIER
+        cheaper = (
+            award is not None and order.policy in _BY_BID and candidate.expected_nusd < award.expected_nusd
+        )
+        if cheaper or not _bearable(order, candidate, shadow_nusd, prices):
+            return Lost(Loss.LIMIT_BINDING, "", shadow_nusd)
+        return Lost(Loss.PRICIER, "", shadow_nusd)
 
     def _line(
         self,
@@ -215,14 +219,22 @@ class Clearing:
         while heap:
             yield heappop(heap)[2]
 
-    def _shadow_nusd(self, candidate: Candidate, prices: ShadowPrices | None) -> int:
+    def _shadow_nusd(
+        self,
+        candidate: Candidate,
+        prices: ShadowPrices | None,
+        tariffs: dict[tuple[str, str], _Tariff] | None = None,
+    ) -> int:
+        """``tariffs``: those of ``prices``, None = of the prices in force."""
         if prices is None:
             return 0
+        if tariffs is None:
+            tariffs = self._tariffs
         quote = candidate.quote
         key = (quote.provider, quote.model)
-        tariff = self._tariffs.get(key)
+        tariff = tariffs.get(key)
         if tariff is None:
-            tariff = self._tariffs[key] = self._tariff(*key, prices)
+            tariff = tariffs[key] = self._tariff(*key, prices)
         if tariff is _FREE:
             return 0
         call, input_token, cached_token, output_token, busy_ms = tariff
@@ -310,10 +322,10 @@ def _lack(candidate: Candidate, room: Room) -> Lack | None:
     return room.lacks(quote.provider, quote.model, load_of(candidate))
 
 
-def _exhausted(line: Sequence[Candidate], room: Room) -> Reject:
+def _exhausted(line: Sequence[tuple[Candidate, Lack]], room: Room) -> Reject:
     """Every candidate that the order could pay for is full or out."""
-    lacks = {lack.row for candidate in line if (lack := _lack(candidate, room)) is not None}
-    waits_ms = [room.retry_after_ms(c.quote.provider, c.quote.model, load_of(c)) for c in line]
+    lacks = {lack.row for _, lack in line}
+    waits_ms = [room.retry_after_ms(c.quote.provider, c.quote.model, load_of(c)) for c, _ in line]
     known_ms = [wait_ms for wait_ms in waits_ms if wait_ms is not None]
     facts: dict[str, Any] = {"offers": len(line), "limits": sorted(lacks)}
     if not known_ms:

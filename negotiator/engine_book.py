@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +16,17 @@ from .counter_offers import counter_offers
 from .engine_rooms import Rooms
 from .errors import Reject
 from .intake import capabilities_of, parameters_of, prompt_text
-from .order import Assignment, Attempt, Book, Candidate, Completion, Order, QualityEstimate, Settlement
+from .order import (
+    Assignment,
+    Attempt,
+    Book,
+    Candidate,
+    Completion,
+    Lost,
+    Order,
+    QualityEstimate,
+    Settlement,
+)
 from .policy import consider, rank, refuse, targets
 from .quality import Estimate
 from .record import history_kept
@@ -26,7 +36,10 @@ __all__ = ["Job", "ask", "judged", "shown"]
 
 @dataclass(slots=True)
 class Job:
-    """What an order has come to so far; its parts are frozen, this is the list of them."""
+    """What an order has come to so far; its parts are frozen, this is the list of them.
+
+    explain: why candidates lost, where clearing refused the order.
+    """
 
     order: Order
     received_ms: int
@@ -38,6 +51,7 @@ class Job:
     reject: Reject | None = None
     state: str = "RECEIVED"
     explored: bool = False
+    explain: Callable[[Candidate], Lost] | None = None
 
     def slim(self) -> None:
         """Let go of what only its making needed; its history has been written down."""
@@ -58,6 +72,7 @@ class Job:
             billed_nusd=billed_nusd,
             house_nusd=house_nusd,
             reject=self.reject,
+            explain=self.explain,
         )
 
 
@@ -73,6 +88,7 @@ async def ask(rooms: Rooms, job: Job) -> Book:
     if wanted:
         answers = answers.renewed(await rooms.desk.ask_again(rfq, wanted))
         book = _judge(rooms, order, rfq, estimate, answers.quotes, answers.declines)
+        book = replace(book, targets=wanted)
         job.rounds.append(book)
     return book
 

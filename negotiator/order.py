@@ -6,12 +6,12 @@ follows it. Money is integer nano-dollars, instants are integer milliseconds of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
-from providers.terms import Decline, Quote, Usage
+from providers.terms import Decline, Quote, Target, Usage
 
 from .errors import Reject
 
@@ -24,6 +24,7 @@ __all__ = [
     "Completion",
     "HoldState",
     "Loss",
+    "Lost",
     "Miss",
     "Order",
     "QualityEstimate",
@@ -45,6 +46,17 @@ class Loss(IntEnum):
     INDICATIVE = 7
     EXPIRED = 8
     EJECTED = 9
+
+
+class Lost(NamedTuple):
+    """Why a candidate that meets every term was not chosen.
+
+    row: what was full, or why its seller is out. shadow_nusd: what its scarce room added to its bid.
+    """
+
+    loss: Loss
+    row: str = ""
+    shadow_nusd: int = 0
 
 
 class HoldState(StrEnum):
@@ -152,13 +164,15 @@ class Book:
     """What asking the sellers came to for one order.
 
     candidates: the eligible ones first, best first by the order's policy, then the others by expected price.
-    best: the first eligible one, None with ``reject`` saying why.
+    best: the first eligible one, None with ``reject`` saying why. targets: what this round asked of which seller, empty
+    in the first.
     """
 
     rfq_id: str
     candidates: tuple[Candidate, ...]
     declines: tuple[Decline, ...] = ()
     reject: Reject | None = None
+    targets: Mapping[str, Target] = field(default_factory=dict)
 
     @property
     def eligible(self) -> tuple[Candidate, ...]:
@@ -173,12 +187,16 @@ class Book:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """The house's choice: the award, then who follows when it fails, and what to hold for them together."""
+    """The house's choice: the award, then who follows when it fails, and what to hold for them together.
+
+    explain: why any other candidate lost, by the prices and the room of that moment; None = all were pricier.
+    """
 
     award: Candidate
     runners_up: tuple[Candidate, ...] = ()
     hold_nusd: int
     plan_id: str | None = None
+    explain: Callable[[Candidate], Lost] | None = field(default=None, compare=False, repr=False)
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:

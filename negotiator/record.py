@@ -5,14 +5,15 @@ Quotes are kept as rows of plain numbers and only become words and dollars when 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from providers.terms import DeclineCode, Usage
 
 from .errors import Reject
 from .money import format_usd
-from .order import Assignment, Attempt, Book, Candidate, Completion, Loss, Order, QualityEstimate
+from .order import Assignment, Attempt, Book, Candidate, Completion, Loss, Lost, Order, QualityEstimate
+from .record_rounds import bargained
 from .wire_out import attempt_out, instant_out, loss_out, reject_out
 
 __all__ = ["completion_from", "completion_kept", "history_kept", "history_out"]
@@ -47,9 +48,14 @@ def history_kept(
     billed_nusd: int = 0,
     house_nusd: int = 0,
     reject: Reject | None = None,
+    explain: Callable[[Candidate], Lost] | None = None,
 ) -> dict[str, Any]:
-    """The history of an order: each round's quotes with why they lost, the award, attempts, what was billed."""
+    """The history of an order: each round's quotes with why they lost, the award, attempts, what was billed.
+
+    explain: why a candidate that met every term lost, where there was no assignment.
+    """
     award = assignment.award.quote.quote_id if assignment is not None else ""
+    why = explain if assignment is None else assignment.explain
     return {
         "order_id": order.order_id,
         "account": order.account,
@@ -61,8 +67,9 @@ def history_kept(
         "rounds": [
             [
                 book.rfq_id,
-                [_row(candidate, award) for candidate in book.candidates[:MAX_ROWS]],
+                [_row(candidate, award, why) for candidate in book.candidates[:MAX_ROWS]],
                 [[d.provider, d.model, int(d.code), d.detail] for d in book.declines[:MAX_ROWS]],
+                [[name, target.nusd, target.latency_ms] for name, target in book.targets.items()],
             ]
             for book in rounds
         ],
@@ -86,7 +93,10 @@ def history_out(values: Mapping[str, Any]) -> dict[str, Any]:
         "received_at": instant_out(values["received_ms"]),
         "policy": values["policy"],
         "task": values["task"],
-        "rounds": [_round_out(one[0], one[1], one[2], award) for one in values["rounds"]],
+        "rounds": [
+            _round_out(one[0], one[1], one[2], award) | bargained(values["rounds"][:number], one)
+            for number, one in enumerate(values["rounds"])
+        ],
         "award": award or None,
         "runners_up": values["runners_up"],
         "attempts": [attempt_out(a if isinstance(a, Attempt) else Attempt(**a)) for a in values["attempts"]],
@@ -102,12 +112,18 @@ def history_out(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _row(candidate: Candidate, award: str) -> list[Any]:
-    quote = candidate.quote
+def _row(candidate: Candidate, award: str, why: Callable[[Candidate], Lost] | None) -> list[Any]:
+    """Fourteen plain values of a quote; two more, its shadow price and what was full, where there are any."""
+    quote, shadow_nusd, full = candidate.quote, 0, ""
     loss = 0
-    if quote.quote_id != award:
-        loss = int(candidate.misses[0].loss) if candidate.misses else int(Loss.PRICIER)
-    return [
+    if candidate.misses:
+        loss = int(candidate.misses[0].loss)
+    elif why is not None:
+        lost, full, shadow_nusd = why(candidate)
+        loss = 0 if quote.quote_id == award else int(lost)
+    elif quote.quote_id != award:
+        loss = int(Loss.PRICIER)
+    row = [
         quote.quote_id,
         quote.provider,
         quote.model,
@@ -122,6 +138,7 @@ def _row(candidate: Candidate, award: str) -> list[Any]:
         quote.expected_output_tokens,
         quote.latency_ms.p50,
     ]
+    return [*row, shadow_nusd, full] if shadow_nusd or full else row
 
 
 def _round_out(rfq_id: str, quotes: list[list[Any]], declines: list[list[Any]], award: str) -> dict[str, Any]:
@@ -156,4 +173,6 @@ def _quote_out(row: list[Any], award: str) -> dict[str, Any]:
         ],
         "won": quote_id == award,
         "loss": loss_out(Loss(loss)) if loss else None,
+        "shadow_usd": format_usd(row[14]) if len(row) > 14 else "0",
+        "limit": row[15] or None if len(row) > 15 else None,
     }

@@ -15,7 +15,7 @@ from negotiator.clearing_batch import BatchBook, BatchLimit, BatchOffer, clear_b
 from negotiator.errors import Reject, RejectCode
 from negotiator.events import Event
 from negotiator.limits import Lack, LimitRow, Load, ShadowPrices, limit_rows, load_of
-from negotiator.order import Assignment, Candidate, Loss, Order, QualityEstimate
+from negotiator.order import Assignment, Candidate, Loss, Lost, Order, QualityEstimate
 from providers.terms import LineKind, PriceLine, Quantiles, Quote, RateKind, RateLimit, Rates
 
 FREE = Rates(0, 0, 0, 0, 0)
@@ -286,27 +286,46 @@ def test_sellers_that_are_out_are_tried_only_when_nobody_else_can() -> None:
     market, ranked = Market(), [offer("a/m", 1), offer("b/m", 2)]
     chosen = market.choose(ranked, Rooms(out="a", probe="a"))
     assert keys(chosen) == ["b/m"]
-    lost = market.clearing.lost(order(), ranked, chosen, Rooms(out="a"))
-    assert [(entry.candidate.quote.key, entry.loss, entry.row) for entry in lost] == [
-        ("a/m", Loss.EJECTED, "a/m:ejected")
-    ]
+    assert isinstance(chosen, Assignment)
+    assert chosen.explain is not None
+    assert chosen.explain(ranked[0]) == Lost(Loss.EJECTED, "a/m:ejected")
     assert market.award(ranked, Rooms(out="a", probe="a", full="b")) == "a/m"
     assert isinstance(market.choose(ranked, Rooms(out="a b")), Reject)
 
 
 def test_every_loser_has_its_reason() -> None:
-    """Full rows are named, priced-out offers carry their shadow price, the rest were pricier."""
-    market = Market({"c:requests": 900_000_000})
-    ranked = [offer("a/m", 1), offer("a/n", 2), offer("b/m", 3), offer("c/m", 4)]
-    ranked += [offer("a/o", 5), offer("a/p", 6)]
-    room = Rooms(full="b")
-    chosen = market.choose(ranked, room, value_nusd=100)
-    assert keys(chosen) == ["a/m", "a/n", "a/o"]
-    lost = market.clearing.lost(order(value_nusd=100), ranked, chosen, room)
-    assert [(entry.candidate.quote.key, entry.loss, entry.row, entry.shadow_nusd) for entry in lost] == [
-        ("b/m", Loss.LIMIT_BINDING, "b:requests", 0),
-        ("c/m", Loss.LIMIT_BINDING, "", 900),
-        ("a/p", Loss.PRICIER, "", 0),
+    """What was tried and full is named, what its scarce room made too dear has its shadow price, the rest were pricier."""
+    market = Market({"c:requests": 900_000_000, "a:requests": 1_000_000})
+    ranked = [offer("b/m", 1), offer("c/m", 2), offer("a/m", 3), offer("a/n", 4)]
+    chosen = market.choose(ranked, Rooms(full="b"), value_nusd=100)
+    assert isinstance(chosen, Assignment)
+    assert keys(chosen)[0] == "a/m"
+    assert chosen.explain is not None
+    assert {c.quote.key: chosen.explain(c) for c in ranked if c is not chosen.award} == {
+        "b/m": Lost(Loss.LIMIT_BINDING, "b:requests"),
+        "c/m": Lost(Loss.LIMIT_BINDING, "", 900),
+        "a/n": Lost(Loss.PRICIER, "", 1),
+    }
+
+
+def test_a_cheaper_offer_that_loses_by_its_scarce_room_is_not_called_pricier() -> None:
+    """Expected at 100 plus 150 of shadow it loses to one of 200: its limit is the reason, even under later prices."""
+    market, ranked = Market({"a:requests": 150_000_000}), [offer("a/m", 100), offer("b/m", 200)]
+    chosen = market.choose(ranked)
+    assert isinstance(chosen, Assignment)
+    assert chosen.explain is not None
+    market.clearing.publish(ShadowPrices(made_ms=market.clock.ms + 1, nusd_per_million={}))
+    assert chosen.explain(ranked[0]) == Lost(Loss.LIMIT_BINDING, "", 150)
+
+
+def test_an_order_that_is_refused_says_what_each_offer_lacked() -> None:
+    """Full ones are named with their row, priced ones with their shadow price."""
+    market, room = Market({"c:requests": 900_000_000}), Rooms(full="b")
+    ranked = [offer("b/m", 1), offer("c/m", 2)]
+    why = market.clearing.refused(order(value_nusd=100), ranked, room)
+    assert [why(c) for c in ranked] == [
+        Lost(Loss.LIMIT_BINDING, "b:requests"),
+        Lost(Loss.LIMIT_BINDING, "", 900),
     ]
 
 
