@@ -49,7 +49,7 @@ BLEND: Final = 0.5
 """How much new prices count against the ones before: a window that is full for a moment moves them, but not all."""
 
 QUIET_MS: Final = 60_000
-"""Without an order for so long, windows are empty and prices old: nobody needs new ones."""
+"""Without an order for so long, windows are empty: nothing is scarce."""
 
 RunIn = Callable[[Callable[[], ShadowPrices | None]], Awaitable[ShadowPrices | None]]
 """Where pricing happens: a thread, a process, or (in virtual time) here and now."""
@@ -155,15 +155,17 @@ class LocalMarketMaker:
         self._meter.report(clock.now_ms(), {})
 
     async def step(self) -> ShadowPrices | None:
-        """Hear what came, price, publish; None while there was no demand for so long that prices no longer matter."""
+        """Hear what came, price, publish; None before any demand was seen."""
         now_ms = self._clock.now_ms()
         report = self._meter.report(now_ms, self._taken())
         self._maker.observe(report)
         if report.orders:
             self._heard_ms = now_ms
+        prices: ShadowPrices | None
         if now_ms - self._heard_ms > QUIET_MS:
-            return None
-        prices = await self._run_in(lambda: self._maker.reprice(now_ms))
+            prices = ShadowPrices(made_ms=now_ms, nusd_per_million={}, epoch=self._maker.epoch)
+        else:
+            prices = await self._run_in(lambda: self._maker.reprice(now_ms))
         if prices is not None and self._publish(prices):
             self._emit(Event("market.repriced", now_ms, {"rows": len(prices.nusd_per_million)}))
         return prices

@@ -270,9 +270,12 @@ def test_an_engine_prices_for_itself_in_virtual_time() -> None:
         for _ in range(300):
             meter.note(order(), PAIR)
             await asyncio.sleep(0.05)
-        running.cancel()
         assert clearing.bid_nusd(PAIR[0]) == pytest.approx(400, rel=0.1)
         assert {event.name for event in events} == {"market.repriced"}
+        await asyncio.sleep(3_600)
+        assert clearing.prices is not None, "an hour without an order is no reason to distrust prices"
+        assert clearing.bid_nusd(PAIR[0]) == 0, "nothing is scarce where nobody comes"
+        running.cancel()
 
     run_virtual(scene())
 
