@@ -27,6 +27,7 @@ from .terms import (
     Offer,
     Quote,
     SpeedModel,
+    Target,
     Ticket,
     Usage,
 )
@@ -44,6 +45,9 @@ HIGHEST_RATIO: Final = 4.0
 """Beyond these a usage is a seller's mistake and no vocabulary."""
 OUTPUT_SLACK: Final = 2
 """In bargaining an answer's bound never falls below this many times its expected length."""
+FASTER: Final = "priority"
+CHEAPER: Final = "flex"
+"""The tier a second round is shown, unasked, where it meets a target of latency or of price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +109,26 @@ class PriceList:
     def answer(
         self, rfq: RFQ, standing: Callable[[Offer, RFQ], Standing] = lambda offer, rfq: OPEN
     ) -> Answer:
-        """A quote or a decline for each offer that the RFQ asks for."""
+        """A quote or a decline for each offer that the RFQ asks for.
+
+        A second round also hears of the faster (cheaper) tier of what it asked, where that meets its target: the buyer
+        has not accepted the tier, so it can only become a counter-offer.
+        """
         now_ms = self._clock.now_ms()
         quoters, age_ms = self._current(now_ms)
         answer: list[Quote | Decline] = []
         for quoter in quoters:
             offer = quoter.offer
-            if offer.tier not in rfq.tiers or not _asked_for(rfq, offer):
+            unasked = offer.tier not in rfq.tiers
+            if (unasked and not _toward(rfq.target, offer.tier)) or not _asked_for(rfq, offer):
                 continue
             at = standing(offer, rfq)
             if at.decline is not None:
-                answer.append(Decline(offer.provider, offer.model, *at.decline))
+                given: Quote | Decline = Decline(offer.provider, offer.model, *at.decline)
             else:
-                answer.append(self._quote(quoter, rfq, at, now_ms, age_ms))
+                given = self._quote(quoter, rfq, at, now_ms, age_ms)
+            if not unasked or (isinstance(given, Quote) and _meets(given, rfq.target)):
+                answer.append(given)
         return tuple(answer)
 
     def began(self, ticket: Ticket) -> Call:
@@ -193,11 +204,18 @@ class PriceList:
             capacity=at.capacity,
             firm=at.firm,
         )
-        quote = ask(rfq, reduction=at.reduction)
-        target_nusd = rfq.target.nusd if rfq.target is not None else None
-        if isinstance(quote, Decline) or target_nusd is None or quote.ceiling_nusd <= target_nusd:
+        quote, target = ask(rfq, reduction=at.reduction), rfq.target
+        if isinstance(quote, Decline) or target is None:
             return quote
-        return _bargain(rfq, quote, target_nusd, at, ask)
+        if target.latency_ms is not None and quote.latency_ms.p95 > target.latency_ms:
+            tokens = quoter.longest_within(target.latency_ms)
+            if rfq.max_output_tokens is None and not rfq.expected_output_of(offer.model) and tokens:
+                # Nobody knows how long the answer is to be: promise one that is done in time.
+                rfq = replace(rfq, max_output_tokens=min(tokens, quote.max_output_tokens))
+                quote = ask(rfq, reduction=at.reduction)
+        if isinstance(quote, Decline) or target.nusd is None or quote.ceiling_nusd <= target.nusd:
+            return quote
+        return _bargain(rfq, quote, target.nusd, at, ask)
 
     def _current(self, now_ms: int) -> tuple[tuple[Quoter, ...], int]:
         offers, age_ms = self._card.current(now_ms)
@@ -223,6 +241,21 @@ class PriceList:
         if (factor, margin, speed) == (offer.token_factor, offer.token_margin, offer.speed):
             return offer
         return replace(offer, token_factor=factor, token_margin=margin, speed=speed)
+
+
+def _toward(target: Target | None, tier: str) -> bool:
+    """Whether a tier is one that leads toward a target."""
+    if target is None:
+        return False
+    return (tier == FASTER and target.latency_ms is not None) or (tier == CHEAPER and target.nusd is not None)
+
+
+def _meets(quote: Quote, target: Target | None) -> bool:
+    """Whether a quote is all that a second round asks."""
+    if target is None:
+        return True
+    in_time = target.latency_ms is None or quote.latency_ms.p95 <= target.latency_ms
+    return in_time and (target.nusd is None or quote.ceiling_nusd <= target.nusd)
 
 
 def _asked_for(rfq: RFQ, offer: Offer) -> bool:

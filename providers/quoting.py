@@ -131,6 +131,12 @@ class Quoter:
         kept = self._latencies_ms[output] = Quantiles(_ms(median), _ms(median * self.late))
         return kept
 
+    def longest_within(self, latency_ms: int) -> int:
+        """The longest answer whose 95th percentile is within ``latency_ms``; 0 = none is."""
+        left_ms = latency_ms / self.late - self.speed.ttft_ms_p50
+        per_token_ms = self.speed.ms_per_output_token_p50
+        return max(0, math.floor(left_ms / per_token_ms)) if per_token_ms else self.offer.max_output_tokens
+
     def quote(
         self,
         rfq: RFQ,

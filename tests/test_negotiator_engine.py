@@ -349,6 +349,56 @@ async def test_a_second_round_brings_a_near_miss_in() -> None:
 
 
 @virtual
+async def test_a_second_round_in_time_ends_in_a_counter_offer_and_the_record_shows_what_it_changed() -> None:
+    """A deadline missed by little: the seller shows its faster tier, the buyer is offered it, and takes it."""
+    async with market() as engine:
+        ask = {"models": [LUNA], "budget_usd": "0.05"}
+        flat = await engine.quote("Explain tides.", terms=terms_from(ask))
+        assert flat.best is not None
+        deadline_ms = flat.best.quote.latency_ms.p95 * 9 // 10
+        named = {**ask, "deadline_ms": deadline_ms, "order_id": "tides"}
+        caught = await refused(engine, "Explain tides.", **named)
+        (offer,) = (o for o in caught.reject.counter_offers if "tiers" in o.terms)
+        assert offer.terms == {"tiers": ["standard", "priority"]}
+        told = await engine.history("tides")
+        assert told is not None
+        first, second = told["rounds"]
+        assert "changed" not in first
+        assert second["targets"] == [
+            {"provider": "openai", "ceiling_usd": None, "latency_ms_p95": deadline_ms}
+        ]
+        (moved,) = second["changed"]
+        assert (moved["model"], moved["tier"]) == ("gpt-6-luna", "priority")
+        assert moved["latency_ms_p95"][0] is None
+        assert moved["latency_ms_p95"][1] <= deadline_ms
+        done = await engine.complete(
+            "Explain tides.", terms=terms_from({**named, **offer.terms}), quote_id=offer.quote_id
+        )
+        assert done.tier == "priority"
+
+
+@virtual
+async def test_a_price_bargained_down_is_in_the_record() -> None:
+    """The record of the second round says what was asked of the seller, and its price before and after."""
+    async with market() as engine:
+        terms = {"models": ["basement/*"], "order_id": "b"}
+        one = await engine.quote("Explain tides.", terms=terms_from({**terms, "rounds": 0}), max_tokens=400)
+        assert one.best is not None
+        budget = f"{one.best.ceiling_nusd * 8 // 10 / 1e9:.9f}"
+        done = await engine.complete(
+            "Explain tides.", terms=terms_from({**terms, "budget_usd": budget}), max_tokens=400
+        )
+        told = await engine.history("b")
+        assert told is not None
+        (target,) = told["rounds"][1]["targets"]
+        assert target["provider"] == "basement"
+        assert float(target["ceiling_usd"]) != float(budget)
+        before, after = told["rounds"][1]["changed"][0]["ceiling_usd"]
+        assert float(after) <= float(budget) < float(before)
+        assert done.ceiling_nusd == round(float(after) * 1e9)
+
+
+@virtual
 async def test_an_answer_given_before_is_sold_again_to_the_same_account_that_opted_in() -> None:
     """Tier cached: the same question costs nothing the second time; another account or question does not see it."""
     async with market() as engine:

@@ -128,6 +128,53 @@ def test_a_target_bounds_the_answer_where_the_buyer_did_not() -> None:
     assert again.ceiling_nusd == asked.ceiling_nusd
 
 
+def paths(answer: list[Quote]) -> set[tuple[str, str]]:
+    """Model and tier of each quote."""
+    return {(quote.model, quote.tier) for quote in answer}
+
+
+def test_a_target_in_time_is_met_by_the_faster_tier() -> None:
+    """Asked to be sooner, a list-price seller shows its priority tier where that is soon enough; unasked it does not."""
+    card = RateCard("acme", "openai", [ModelSettings(name="gpt-6-luna")], tiers=("standard", "priority"))
+    prices = PriceList(card, Clock(), id_prefix="t")
+    (first,) = quotes(prices)
+    wanted_ms = first.latency_ms.p95 * 9 // 10
+    second = quotes(prices, replace(ASK, round=2, target=Target(latency_ms=wanted_ms)))
+    assert paths(second) == {("gpt-6-luna", "standard"), ("gpt-6-luna", "priority")}
+    (faster,) = (quote for quote in second if quote.tier == "priority")
+    assert faster.latency_ms.p95 <= wanted_ms
+    assert faster.expected_nusd > first.expected_nusd
+    assert paths(quotes(prices, replace(ASK, round=2, target=Target(latency_ms=1)))) == paths([first])
+
+
+def test_a_target_in_price_is_met_by_the_cheaper_tier() -> None:
+    """Asked for less, a list-price seller shows its flex tier where that is cheap enough, and not where it is not."""
+    card = RateCard("acme", "openai", [ModelSettings(name="gpt-6-luna")], tiers=("standard", "flex"))
+    prices = PriceList(card, Clock(), id_prefix="t")
+    ask = replace(ASK, max_output_tokens=500)
+    (first,) = quotes(prices, ask)
+    for share, met in ((6, True), (4, False)):
+        target = Target(nusd=first.ceiling_nusd * share // 10)
+        second = quotes(prices, replace(ask, round=2, target=target))
+        assert (("gpt-6-luna", "flex") in paths(second)) is met
+
+
+def test_a_target_in_time_bounds_an_answer_of_which_nobody_knows_the_length() -> None:
+    """Without an estimate or a bound of the buyer's the answer is bounded so that its p95 fits; never below an estimate."""
+    prices = counter()
+    unknown = replace(ASK, expected_output_tokens=0)
+    (first, _) = quotes(prices, unknown)
+    wanted_ms = first.latency_ms.p95 * 8 // 10
+    target = Target(latency_ms=wanted_ms)
+    (second, _) = quotes(prices, replace(unknown, round=2, target=target))
+    assert second.latency_ms.p95 <= wanted_ms < first.latency_ms.p95
+    assert second.max_output_tokens < first.expected_output_tokens
+    for known in (replace(ASK, expected_output_tokens=300), replace(unknown, max_output_tokens=5_000)):
+        (before, _) = quotes(prices, known)
+        (after, _) = quotes(prices, replace(known, round=2, target=target))
+        assert (after.max_output_tokens, after.latency_ms) == (before.max_output_tokens, before.latency_ms)
+
+
 @pytest.mark.parametrize(("share", "met"), [(0.9, True), (0.61, True), (0.59, False)])
 def test_a_reserve_is_the_floor_of_bargaining(share: float, met: bool) -> None:
     """Between the asked 80 % and the reserve of 60 % of its list price it meets a target exactly; below it does not."""
