@@ -274,7 +274,7 @@ def test_an_engine_prices_for_itself_in_virtual_time() -> None:
         assert {event.name for event in events} == {"market.repriced"}
         await asyncio.sleep(3_600)
         assert clearing.prices is not None, "an hour without an order is no reason to distrust prices"
-        assert clearing.bid_nusd(PAIR[0]) == 0, "nothing is scarce where nobody comes"
+        assert clearing.bid_nusd(PAIR[0]) == PAIR[0].expected_nusd, "nothing is scarce where nobody comes"
         running.cancel()
 
     run_virtual(scene())
