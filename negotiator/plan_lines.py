@@ -28,10 +28,11 @@ class PlanLine:
 
 @dataclass(frozen=True, slots=True)
 class LineFault:
-    """A line that is no request: which, and what was expected and found."""
+    """A line that is no request: which, and what was expected and found. custom_id: None = it has none to go by."""
 
     number: int
     message: str
+    custom_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
