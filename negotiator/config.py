@@ -30,6 +30,7 @@ __all__ = [
     "QualityConfig",
     "ServerConfig",
     "StoreConfig",
+    "TelemetryConfig",
     "load_config",
 ]
 
@@ -54,7 +55,10 @@ class ServerConfig(_Section):
 
 
 class StoreConfig(_Section):
-    """Where ledger and shared state live; ``order_log``: a file that every order is written to, for reports."""
+    """Where ledger and shared state live; ``order_log``: a file that every order is written to, for reports.
+
+    order_log_prompts: what it keeps of prompts: hashed ``features`` to learn from, their ``text``, or ``none``.
+    """
 
     url: (
         Annotated[
@@ -65,6 +69,7 @@ class StoreConfig(_Section):
     ) = None
     durability: Literal["process", "power"] = "process"
     order_log: Path | None = None
+    order_log_prompts: Literal["none", "features", "text"] = "features"
 
 
 class LimitsConfig(_Section):
@@ -163,6 +168,15 @@ class BatchConfig(_Section):
     horizon_ms: Milliseconds = 60_000
 
 
+class TelemetryConfig(_Section):
+    """Where OpenTelemetry's traces and metrics go; without an address nothing is made. ``sample_share``: of traces."""
+
+    otlp_endpoint: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    service_name: Annotated[str, Field(min_length=1, max_length=100)] = "negotiator"
+    sample_share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1.0
+    export_every_ms: Milliseconds = 10_000
+
+
 class Config(_Section):
     """The whole configuration; without a file, the defaults below and simulated sellers."""
 
@@ -174,6 +188,17 @@ class Config(_Section):
     market: MarketConfig = MarketConfig()
     quality: QualityConfig = QualityConfig()
     batch: BatchConfig = BatchConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+
+    def market_facts(self) -> dict[str, Any]:
+        """What a replay needs to know of it, as JSON: no address, no place of a secret or a file."""
+        facts = self.model_dump(
+            mode="json", include={"providers", "profiles", "accounts", "market", "batch"}, exclude_none=True
+        )
+        for provider in facts["providers"]:
+            for place in ("base_url", "api_key_env", "pricing"):
+                provider.pop(place, None)
+        return facts
 
     @model_validator(mode="after")
     def _names_once(self) -> Config:

@@ -28,7 +28,7 @@ from .engine_reserve import hand_over, resolve
 from .engine_rooms import Rooms, build_rooms, build_sellers, configured_accounts
 from .errors import Reject, RejectCode, Rejected, StoreUnavailable
 from .events import Event
-from .intake import DEFAULT_ACCOUNT, to_order
+from .intake import DEFAULT_ACCOUNT, prompt_text, to_order
 from .money import parse_usd
 from .order import (
     Assignment,
@@ -40,7 +40,8 @@ from .order import (
     Reservation,
     Settlement,
 )
-from .order_log import OrderLog
+from .order_log import OrderLog, asked_kept
+from .quality import encode_features
 from .record import completion_from
 from .store import Store
 from .store_open import open_store
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 __all__ = ["Corridor"]
 
 SWEEP_EVERY_S: Final = 5.0
+_NOT_TRAFFIC: Final = frozenset({RejectCode.DUPLICATE_DIFFERENT, RejectCode.IN_PROGRESS})
+_NO_ROOM: Final = frozenset({RejectCode.CAPACITY_EXHAUSTED, RejectCode.PRICED_OUT})
 RECENT_ORDERS: Final = 5_000
 """Orders whose prompts stay in memory for a while, so that they can be escalated and judged."""
 
@@ -106,7 +109,13 @@ class Corridor:
             shared=shared_by_workers(url),
         )
         if self.config.store.order_log is not None:
-            self._log = OrderLog(self.config.store.order_log, rooms.capacity.rows, self._clock.now_ms())
+            self._log = OrderLog(
+                self.config.store.order_log,
+                rooms.capacity.rows,
+                self._clock.now_ms(),
+                config=self.config.market_facts(),
+                look=self._logged,
+            )
             rooms.bus.subscribe(self._log.note)
         for account in configured_accounts(self.config):
             await store.put_account(account)
@@ -292,9 +301,25 @@ class Corridor:
     def _refused(self, job: Job, reject: Reject) -> Rejected:
         job.reject, job.state = reject, "REJECTED"
         self._remember(job)
-        facts = {"order_id": job.order.order_id, "account": job.order.account, "reject": reject.code.name}
-        self.rooms.bus.emit(Event("order.rejected", self._clock.now_ms(), facts))
+        now_ms, order = self._clock.now_ms(), job.order
+        if self._log is not None and reject.code not in _NOT_TRAFFIC:
+            if job.rounds and reject.code in _NO_ROOM:
+                job.explain = self.rooms.clearing.refused(order, job.rounds[-1].eligible, self.rooms.capacity)
+            self.rooms.bus.emit(Event("order.recorded", now_ms, job.history()))
+        facts = {"order_id": order.order_id, "account": order.account, "reject": reject.code.name}
+        self.rooms.bus.emit(Event("order.rejected", now_ms, facts))
         return Rejected(reject)
+
+    def _logged(self, account: str, order_id: str) -> dict[str, Any]:
+        """What the order log keeps of an order beside its history."""
+        job, prompts = self.recent.get((account, order_id)), self.config.store.order_log_prompts
+        if job is None:
+            return {}
+        kept = asked_kept(job.order, job.rfq, job.completion)
+        if prompts == "none":
+            return kept
+        text = prompt_text(job.order.body)
+        return kept | ({"prompt": text} if prompts == "text" else {"features": encode_features(text)})
 
     def _remember(self, job: Job) -> None:
         self.recent[job.order.account, job.order.order_id] = job

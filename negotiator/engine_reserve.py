@@ -68,6 +68,7 @@ async def _written(
     posted_nusd = settlement.posted_nusd
     history |= {"state": "SETTLED" if posted_nusd else "CANCELLED", "billed_nusd": posted_nusd}
     await rooms.ledger.annotate(settlement.account, settlement.order_id, Note(history=orjson.dumps(history)))
+    rooms.bus.emit(Event("order.recorded", rooms.clock.now_ms(), history))
     provider, model, tier = handed["offer"]
     facts = {
         "order_id": settlement.order_id,

@@ -57,7 +57,7 @@ def read_market(lines: Iterable[Mapping[str, Any]], since_ms: int = 0) -> Logged
         elif line["type"] == "ejected":
             until_ms = line["at_ms"] + line["ejection_ms"]
             market.ejected.append((line["provider"], line["model"], line["at_ms"], until_ms))
-        elif line["received_ms"] >= since_ms:
+        elif line["type"] == "order" and line["received_ms"] >= since_ms:
             served = line["state"] in ("SETTLED", "PARTIAL") and line["award"]
             (market.orders if served else market.refused).append(dict(line))
     return market
