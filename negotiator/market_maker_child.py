@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from dataclasses import dataclass
 from typing import IO
@@ -98,8 +99,11 @@ def _answer(answers: IO[bytes], prices: ShadowPrices | None) -> None:
 
 
 def main() -> None:
-    """Serve on the standard streams."""
-    serve(sys.stdin.buffer, sys.stdout.buffer, SystemClock())
+    """Serve on the standard streams, until whoever started it is gone."""
+    try:
+        serve(sys.stdin.buffer, sys.stdout.buffer, SystemClock())
+    except BrokenPipeError:
+        os._exit(0)  # nobody is left to answer, nor to read what closing the stream would complain of
 
 
 if __name__ == "__main__":

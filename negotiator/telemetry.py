@@ -68,6 +68,9 @@ class Telemetry:
             "overspend_usd_total", "US dollars posted above a hold: always zero, or a bug."
         )
         self._ledger = _Children(counter("ledger_events_total", "What the ledger reports.", "event"))
+        self._market = _Children(
+            counter("market_events_total", "Prices, limits and health: what changed.", "event")
+        )
         self._latency = histogram("order_seconds", "From the call to the end of the answer.", SECONDS)
         self._ttft = histogram("first_token_seconds", "From the call to the first token.", SECONDS)
         self._quoting = histogram("quote_seconds", "From the request for quotes to all of them.", FAST)
@@ -83,6 +86,12 @@ class Telemetry:
             "Age of the oldest hold.",
             registry=registry,
             multiprocess_mode="livemax",
+        )
+        self._stale = Gauge(
+            "negotiator_prices_stale",
+            "Workers that decide by cost alone, for their shadow prices are too old.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         for code in RejectCode:
             self._rejects[code.name].inc(0)
@@ -100,6 +109,10 @@ class Telemetry:
             handler(event)
         elif event.name.startswith("ledger."):
             self._ledger[event.name].inc()
+        elif event.name.startswith(("market", "clearing.", "capacity.")):
+            self._market[event.name].inc()
+            if event.name.startswith("clearing."):
+                self._stale.set(event.name == "clearing.stale")
 
     def watch_holds(self, pending: Callable[[], float], oldest_s: Callable[[], float]) -> None:
         """Where the number of holds and the age of the oldest come from."""
