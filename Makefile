@@ -13,7 +13,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: bench clean demo help lint simulate test test-all
+.PHONY: bench clean demo help lint lock simulate test test-all
 
 demo: $(VENV)/.core ## run the example workload through simulated sellers: no key, no money
 	@$(BIN)/negotiator demo $(ARGS)
@@ -34,6 +34,11 @@ lint: $(VENV)/.lint ## check style, formatting and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+lock: $(VENV)/.core ## write deploy/*.lock anew: every package of the image with the digest of its files
+	@$(BIN)/python -m pip install -qq uv
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o deploy/requirements.lock
+	@echo 'hatchling>=1.25' | $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate - -o deploy/build.lock
 
 clean: ## remove the environment and everything that was built
 	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
