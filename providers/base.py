@@ -15,6 +15,7 @@ from .terms import RFQ, Answer, Delta, Offer, RateLimit, Rates, Ticket
 __all__ = [
     "QUOTE_TTL_MS",
     "ModelSettings",
+    "PricesAhead",
     "PricingSettings",
     "Provider",
     "ProviderFactory",
@@ -58,6 +59,15 @@ class Provider(Protocol):
 
     async def aclose(self) -> None:
         """Give back connections and files."""
+        ...
+
+
+@runtime_checkable
+class PricesAhead(Protocol):
+    """A seller whose prices of hours to come are known."""
+
+    def offers_at(self, at_ms: int) -> Sequence[Offer]:
+        """What it sells at an instant; an offer's ``valid_for_ms`` counts from then."""
         ...
 
 

@@ -104,7 +104,11 @@ class PriceList:
 
     def offers(self) -> tuple[Offer, ...]:
         """What is sold now, with what was learnt of tokens and latency."""
-        return tuple(self._learnt(offer) for offer in self._card.offers(self._clock.now_ms()))
+        return self.offers_at(self._clock.now_ms())
+
+    def offers_at(self, at_ms: int) -> tuple[Offer, ...]:
+        """What is sold at an instant, with what was learnt by now; ``valid_for_ms`` counts from then."""
+        return tuple(self._learnt(offer) for offer in self._card.offers(at_ms))
 
     def answer(
         self, rfq: RFQ, standing: Callable[[Offer, RFQ], Standing] = lambda offer, rfq: OPEN

@@ -68,6 +68,10 @@ class VendorSeller:
         """What is sold now."""
         return self._prices.offers()
 
+    def offers_at(self, at_ms: int) -> Sequence[Offer]:
+        """What is sold at an instant to come, by the prices known now."""
+        return self._prices.offers_at(at_ms)
+
     def quote(self, rfq: RFQ) -> Answer:
         """Quotes and declines for a request; a parameter the API cannot honour is a decline that names it."""
         refused = self._dialect.refuses(rfq.parameters) if rfq.parameters else None

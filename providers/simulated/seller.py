@@ -126,6 +126,10 @@ class SimulatedSeller:
         """What is sold now."""
         return self._prices.offers()
 
+    def offers_at(self, at_ms: int) -> Sequence[Offer]:
+        """What is sold at an instant to come, by the prices known now."""
+        return self._prices.offers_at(at_ms)
+
     def quote(self, rfq: RFQ) -> Answer:
         """Quotes and declines, at once."""
         return self._prices.answer(rfq, self._standing)
