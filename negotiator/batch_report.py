@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import orjson
 
-from .batches import RunReport
+from .batch_counts import RunReport
 from .errors import InputInvalid
 from .money import format_usd, parse_usd
 

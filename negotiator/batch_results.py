@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,24 +15,76 @@ import orjson
 from .errors import InputInvalid
 from .money import parse_usd
 
-__all__ = ["ResultFile"]
+__all__ = ["ResultFile", "ResultTally"]
+
+
+@dataclass(slots=True)
+class ResultTally:
+    """What the lines of a result file come to. saved_nusd: against the dearest offer that met each line's terms.
+
+    in_doubt_nusd: held for calls that a crash cut off, beside what the lines cost.
+    """
+
+    served: int = 0
+    refused: int = 0
+    cost_nusd: int = 0
+    saved_nusd: int = 0
+    in_doubt_nusd: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    @property
+    def finished(self) -> int:
+        """Lines that have a result."""
+        return self.served + self.refused
+
+    def add(self, result: Mapping[str, Any]) -> None:
+        """Count one line. Raises KeyError, TypeError or ValueError for what is none."""
+        self.cost_nusd += parse_usd(result["cost_usd"])
+        self.in_doubt_nusd += parse_usd(result.get("in_doubt_usd", "0"))
+        if result["error"] is not None:
+            self.refused += 1
+            return
+        self.served += 1
+        body = result["response"].get("body", {})
+        self.saved_nusd += parse_usd(body.get("negotiator", {}).get("saved_usd", "0"))
+        usage = body.get("usage", {})
+        self.input_tokens += usage.get("prompt_tokens", 0)
+        self.output_tokens += usage.get("completion_tokens", 0)
+        self.cached_tokens += usage.get("prompt_tokens_details", {}).get("cached_tokens", 0)
+        self.reasoning_tokens += usage.get("completion_tokens_details", {}).get("reasoning_tokens", 0)
 
 
 class ResultFile:
-    """Appends results, each in one write; opening it again drops a torn last line and knows what is done."""
+    """Appends results, each in one write; opening it again drops a torn last line and knows what is done.
+
+    One process at a time: a second is refused for as long as the first lives.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.done: set[str] = set()
-        self.cost_nusd = 0
+        self.tally = ResultTally()
         self._fd = -1
+
+    @property
+    def cost_nusd(self) -> int:
+        """What all lines cost."""
+        return self.tally.cost_nusd
 
     def __enter__(self) -> Self:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._lock()
             self._recover()
-        except OSError as error:
+        except BaseException as error:
+            if self._fd >= 0:
+                os.close(self._fd)
+            if not isinstance(error, OSError):
+                raise
             raise InputInvalid(f"{self.path}: expected a writable file, found: {error.strerror}") from None
         return self
 
@@ -50,6 +104,14 @@ class ResultFile:
             raise InputInvalid(f"{self.path}: cannot be written: {error.strerror}") from None
         self._count(result)
 
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputInvalid(
+                f"{self.path}: expected a file for this run alone, found another run that writes it"
+            ) from None
+
     def _recover(self) -> None:
         whole = 0
         with open(self.path, "rb") as file:
@@ -59,7 +121,7 @@ class ResultFile:
                 whole += len(line)
                 try:
                     self._count(orjson.loads(line))
-                except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+                except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
                     raise InputInvalid(
                         f"{self.path}:{number}: expected a result of an earlier run, found another line: {error}"
                     ) from None
@@ -69,5 +131,5 @@ class ResultFile:
         custom_id = result["custom_id"]
         if custom_id in self.done:
             raise ValueError(f"custom_id {custom_id!r} is there twice")
+        self.tally.add(result)
         self.done.add(custom_id)
-        self.cost_nusd += parse_usd(result["cost_usd"])

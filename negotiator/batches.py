@@ -8,106 +8,75 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
-
-import orjson
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from providers.terms import Offer
 
+from .batch_counts import RunReport
+from .batch_lines import ended_line, refused_line, served_line
+from .batch_queue import OfferQueue, queues_of, unplanned
 from .batch_replan import PlanFacts
 from .batch_results import ResultFile
-from .capacity import Slot
+from .batch_share import Room, Share
+from .batch_tries import Tries
 from .engine_grant import Grant
-from .errors import InputInvalid, Reject, RejectCode, Rejected
+from .errors import InputInvalid, Reject, RejectCode, Rejected, StoreUnavailable
 from .events import Event
+from .intake import DEFAULT_ACCOUNT
 from .limits import Full, Load
-from .money import format_usd, parse_usd
-from .order import Completion, Order
+from .order import Completion
 from .plan_lines import LineFault, PlanLine
 from .planning import PlannedBatch, ReadBatch, plan_batch, read_orders
-from .wire import PlanOptions
-from .wire_out import chat_completion_out, reject_out
+from .wire import PlanOptions, Terms
 
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ["BatchRun", "RunReport", "batch_id_of"]
+__all__ = ["BatchRun", "Circumstances", "batch_id_of"]
 
 MAX_IN_FLIGHT: Final = 512
 MAX_TRIES: Final = 5
 """How often a line whose sellers failed is tried again in a later round."""
 
 MAX_IDLE_ROUNDS: Final = 3
-"""Rounds without a single answer after which the rest is given up."""
+"""Rounds without a single answer after which the rest is given up, where there is no time to wait for."""
 
 ROUND_WAIT_MS: Final = 1_000
-
+MAX_ROUND_WAIT_MS: Final = 30_000
 MAX_PLANNED: Final = 100_000
 """Lines one round plans, the first that have no result: what a round holds in memory does not grow with the batch."""
+
+HASHED_BYTES: Final = 2**20
 
 _TAKEN: Final = frozenset({RejectCode.IN_PROGRESS, RejectCode.DUPLICATE_DIFFERENT})
 """The id was used before and has no answer to replay; its content is the same, for the batch's id says so."""
 
-Progress = Callable[["RunReport"], None]
+_TOO_LATE: Final = frozenset({RejectCode.DEADLINE_UNREACHABLE, RejectCode.TERMS_CONFLICT})
+
+Progress = Callable[[RunReport], None]
 
 
-@dataclass(slots=True)
-class RunReport:
-    """How far a run is: lines by what became of them, and money in nano-dollars.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circumstances:
+    """How a batch runs beside other traffic; by default it has the market to itself.
 
-    in_doubt: lines that were in flight when an earlier run died; they run again, and their first holds, in_doubt_nusd
-    together, count until the sellers' usage is known.
-    expected_nusd: what was planned for the served. replayed: found paid in the ledger, written without paying again.
-    failovers: answers that a runner-up gave. cached_tokens: input that sellers read from their prompt caches.
+    account, defaults: of lines that say nothing. until_ms: when to stop, None = when nothing is left or nothing moves.
+    share: takes room at sellers in its stead. urgent: whether it would be late at the rate it goes. apart: where plans
+    are solved, None = here and now. gate: bounds the calls in flight, of all batches that share it.
     """
 
-    requests: int = 0
-    served: int = 0
-    refused: int = 0
-    replayed: int = 0
-    skipped: int = 0
-    in_doubt: int = 0
-    in_doubt_nusd: int = 0
-    cost_nusd: int = 0
-    expected_nusd: int = 0
-    rounds: int = 0
-    failovers: int = 0
-    cached_tokens: int = 0
-    latency_ms: list[int] = field(default_factory=list)
-    rejects: Counter[str] = field(default_factory=Counter)
-    models: Counter[str] = field(default_factory=Counter)
-    errors: list[LineFault] = field(default_factory=list)
-    first_plan: PlannedBatch | None = None
-
-    @property
-    def finished(self) -> int:
-        """Lines that need nothing more."""
-        return self.served + self.refused + self.skipped
-
-    def out(self) -> dict[str, Any]:
-        """As plain values; ``plan`` is the first round's summary."""
-        return {
-            "requests": self.requests,
-            "served": self.served,
-            "refused": self.refused,
-            "replayed": self.replayed,
-            "skipped": self.skipped,
-            "in_doubt": self.in_doubt,
-            "in_doubt_usd": format_usd(self.in_doubt_nusd),
-            "cost_usd": format_usd(self.cost_nusd),
-            "expected_usd": format_usd(self.expected_nusd),
-            "rounds": self.rounds,
-            "failovers": self.failovers,
-            "cached_tokens": self.cached_tokens,
-            "rejects": dict(sorted(self.rejects.items())),
-            "models": dict(self.models.most_common()),
-            "errors": [{"line": fault.number, "message": fault.message} for fault in self.errors],
-            "plan": self.first_plan.summary() if self.first_plan is not None else None,
-        }
+    account: str = DEFAULT_ACCOUNT
+    defaults: Terms | None = None
+    until_ms: int | None = None
+    share: Share | None = None
+    urgent: Callable[[], bool] = bool
+    apart: Executor | None = None
+    gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_IN_FLIGHT))
+    planned_at_once: int | None = None
 
 
 def batch_id_of(content: bytes | BinaryIO) -> str:
@@ -121,10 +90,7 @@ def batch_id_of(content: bytes | BinaryIO) -> str:
     return f"batch_{digest.hexdigest()}"
 
 
-HASHED_BYTES: Final = 2**20
-
-
-def _first(faults: BaseExceptionGroup[InputInvalid]) -> InputInvalid:
+def _first(faults: BaseExceptionGroup[InputInvalid | StoreUnavailable]) -> Exception:
     found = faults.exceptions[0]
     return _first(found) if isinstance(found, BaseExceptionGroup) else found
 
@@ -139,66 +105,136 @@ class BatchRun:
         results: ResultFile,
         options: PlanOptions,
         progress: Progress | None = None,
+        *,
+        within: Circumstances | None = None,
     ) -> None:
         self._engine = engine
         self._batch_id = batch_id
         self._results = results
         self._options = options
         self._progress = progress
-        self._gate = asyncio.Semaphore(MAX_IN_FLIGHT)
-        self._tries: Counter[str] = Counter()
+        self._within = within or Circumstances()
+        self._tries = Tries(engine.rooms.ledger, batch_id)
         self._last: dict[str, Reject] = {}
-        self._sunk_nusd: Counter[str] = Counter()  # charged by tries that gave no answer
         self._before: PlanFacts | None = None
+        self._begun: set[str] = set()
+        self._stopping = asyncio.Event()
+        self._batch = ReadBatch()
         self.report = RunReport()
 
     async def run(self, lines: Iterable[PlanLine | LineFault]) -> RunReport:
-        """Execute all lines that have no result yet; every line ends as exactly one result."""
-        batch = await read_orders(self._engine, lines)
+        """Execute all lines that have no result yet; every line ends as exactly one result, unless it is stopped.
+
+        Raises InputInvalid for a file that changes or a disk that is full, StoreUnavailable.
+        """
+        within = self._within
+        self._batch = batch = await read_orders(
+            self._engine, lines, account=within.account, defaults=within.defaults, until_ms=within.until_ms
+        )
         report, done = self.report, self._results.done
         report.requests, report.errors = len(batch), batch.faults
         todo = [row for row, custom_id in enumerate(batch.ids) if custom_id not in done]
         report.skipped = len(batch) - len(todo)
-        idle = 0
-        while todo and idle < MAX_IDLE_ROUNDS * -(-len(todo) // MAX_PLANNED):
+        idle, most = 0, within.planned_at_once or MAX_PLANNED
+        while todo and not self._stopping.is_set() and self._hopeful(idle, -(-len(todo) // most)):
             before = report.finished
             report.rounds += 1
-            now, later = todo[:MAX_PLANNED], todo[MAX_PLANNED:]
+            now, later = todo[:most], todo[most:]
             await self._round(batch.part(now))
             # what did not fit goes behind what was not planned yet: it cannot keep others out for ever
             todo = later + [row for row in now if batch.ids[row] not in done]
             idle = idle + 1 if report.finished == before else 0
             if todo and not later:
-                waits = [
-                    self._last[i].retry_after_ms or 0
-                    for i in (batch.ids[row] for row in todo)
-                    if i in self._last
-                ]
-                await asyncio.sleep(max(ROUND_WAIT_MS, min(waits, default=0)) / 1000)
-        for row in todo:
-            self._refuse(batch.ids[row], self._last[batch.ids[row]])
+                await self._pause(self._wait_ms(todo, idle))
+        if not self._stopping.is_set():
+            for row in todo:
+                self._refuse(batch.ids[row], self._last[batch.ids[row]])
         return report
 
+    def stop(self) -> None:
+        """Begin nothing more; :meth:`run` returns when what is in flight has ended."""
+        self._stopping.set()
+
+    async def end(self, code: str, message: str, *, restarted: bool) -> None:
+        """Give every line that has no result one: its answer, if it was paid, else this error and what it cost.
+
+        restarted: an earlier process may have begun any of them. Call it when :meth:`run` is over.
+        """
+        for custom_id in self._batch.ids:
+            if custom_id in self._results.done:
+                continue
+            if restarted or custom_id in self._begun:
+                done = await self._tries.found(self._within.account, custom_id)
+                if done is not None:
+                    self._serve(custom_id, done)
+                    continue
+            sunk_nusd, doubt_nusd = self._tries.end(custom_id)
+            self._results.write(
+                ended_line(
+                    f"{self._batch_id}:{custom_id}",
+                    custom_id,
+                    code,
+                    message,
+                    cost_nusd=sunk_nusd,
+                    in_doubt_nusd=doubt_nusd,
+                )
+            )
+            await asyncio.sleep(0)
+
+    def _hopeful(self, idle: int, parts: int) -> bool:
+        """Whether another round may bring something: while there is time, or while rounds bring answers."""
+        return self._within.until_ms is not None or idle < MAX_IDLE_ROUNDS * parts
+
+    def _wait_ms(self, todo: list[int], idle: int) -> int:
+        """Until the first of the rest may fit; longer where several rounds brought nothing."""
+        waits = [
+            self._last[i].retry_after_ms or 0
+            for i in (self._batch.ids[row] for row in todo)
+            if i in self._last
+        ]
+        grown_ms = ROUND_WAIT_MS << min(idle, 5) if self._within.until_ms is not None else ROUND_WAIT_MS
+        return max(min(grown_ms, MAX_ROUND_WAIT_MS), min(waits, default=0))
+
+    async def _pause(self, wait_ms: int) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_ms / 1000):
+                await self._stopping.wait()
+
     async def _round(self, part: ReadBatch) -> None:
-        plan = await plan_batch(self._engine, part, self._options)
+        plan = await plan_batch(self._engine, part, self._options_now(), apart=self._within.apart)
         if self.report.first_plan is None:
             self.report.first_plan = plan
         self._tell(plan)
-        queues: dict[int, deque[int]] = {}
-        for row, column in enumerate(plan.plan.choice.tolist()):
-            if column >= 0:
-                queues.setdefault(column, deque()).append(row)
-                continue
+        for row in unplanned(plan):
             reject = plan.rejects[row]
             self._last[part.ids[row]] = reject
-            if not reject.code.again:
+            if not reject.code.again and not await self._only_late(part, row, reject):
                 self._refuse(part.ids[row], reject)
         try:
             async with asyncio.TaskGroup() as group:
-                for column, queue in queues.items():
-                    group.create_task(self._pace(plan, column, queue, group))
-        except* InputInvalid as faults:  # a file that changed, a disk that is full: the first says it
+                for queue in queues_of(plan):
+                    group.create_task(self._pace(queue, group))
+        except* (InputInvalid, StoreUnavailable) as faults:  # the first says it
             raise _first(faults) from None
+
+    def _options_now(self) -> PlanOptions:
+        """The options with what is left of the time and of the batch's budget."""
+        changed: dict[str, int] = {}
+        if self._within.until_ms is not None:
+            changed["horizon_ms"] = max(1_000, self._within.until_ms - self._engine.rooms.clock.now_ms())
+        if self._options.total_budget_usd is not None:
+            tally = self._results.tally
+            spent_nusd = tally.cost_nusd + tally.in_doubt_nusd
+            changed["total_budget_usd"] = max(0, self._options.total_budget_usd - spent_nusd)
+        return self._options.model_copy(update=changed)
+
+    async def _only_late(self, part: ReadBatch, row: int, reject: Reject) -> bool:
+        """Whether a line's own terms could be met, and only the time that is left is too short for it."""
+        if part.until_ms is None or reject.code not in _TOO_LATE:
+            return False
+        left_ms = part.until_ms - self._engine.rooms.clock.now_ms()
+        own_ms = (await part.order(self._engine, row, planned=False)).deadline_ms
+        return own_ms is None or own_ms > left_ms
 
     def _tell(self, plan: PlannedBatch) -> None:
         """Emit ``batch.replanned`` where lines of the last plan are planned again, with what is different now."""
@@ -210,94 +246,86 @@ class BatchRun:
             told = {"batch_id": self._batch_id, "round": self.report.rounds, **changed}
             rooms.bus.emit(Event("batch.replanned", rooms.clock.now_ms(), told))
 
-    async def _pace(
-        self, plan: PlannedBatch, column: int, queue: deque[int], group: asyncio.TaskGroup
-    ) -> None:
+    async def _pace(self, queue: OfferQueue, group: asyncio.TaskGroup) -> None:
         """Start one offer's calls as fast as its seller's limits allow."""
-        book, offer = plan.book, plan.book.offers[column]
-        capacity = self._engine.rooms.capacity
-        while queue:
-            row = queue.popleft()
-            load = Load(
-                int(book.input_tokens[row, column]),
-                int(book.output_tokens[row, column]),
-                latency_ms=int(book.latency_ms_p50[row, column]),
-            )
-            await self._gate.acquire()
-            taken = capacity.take(offer.provider, offer.model, load)
-            if isinstance(taken, Full):
-                self._gate.release()
-                if taken.retry_after_ms is None:  # larger than a limit: the next round may plan it elsewhere
-                    message = f"the request is larger than {taken.lack.row}"
-                    reject = Reject(code=RejectCode.CAPACITY_EXHAUSTED, message=message)
-                    self._last[plan.batch.ids[row]] = reject
-                    continue
-                queue.appendleft(row)
-                await asyncio.sleep(max(1, taken.retry_after_ms) / 1000)
+        rows, gate = queue.rows, self._within.gate
+        while rows and not self._stopping.is_set():
+            row = rows.popleft()
+            if self._late(queue.latency_ms_p95(row)):
                 continue
-            group.create_task(self._one(plan, row, offer, taken))
+            await gate.acquire()
+            taken = None if self._stopping.is_set() else self._take(queue.offer, queue.load(row))
+            if taken is not None and not isinstance(taken, Full):
+                group.create_task(self._one(queue, row, taken))
+                continue
+            gate.release()
+            if taken is None:
+                return
+            if taken.retry_after_ms is None:  # larger than a limit: the next round may plan it elsewhere
+                self._too_large(queue.plan.batch.ids[row], taken)
+                continue
+            rows.appendleft(row)
+            await self._pause(max(1, taken.retry_after_ms))
 
-    async def _one(self, plan: PlannedBatch, row: int, offer: Offer, slot: Slot) -> None:
-        custom_id = plan.batch.ids[row]
+    def _take(self, offer: Offer, load: Load) -> Room | Full:
+        share = self._within.share
+        if share is not None:
+            return share.take(offer.provider, offer.model, load, urgent=self._within.urgent())
+        return self._engine.rooms.capacity.take(offer.provider, offer.model, load)
+
+    def _late(self, latency_ms: int) -> bool:
+        """Whether a call begun now would probably not end in time."""
+        until_ms = self._within.until_ms
+        return until_ms is not None and self._engine.rooms.clock.now_ms() + latency_ms > until_ms
+
+    def _too_large(self, custom_id: str, full: Full) -> None:
+        message = f"the request is larger than {full.lack.row}"
+        self._last[custom_id] = reject = Reject(code=RejectCode.CAPACITY_EXHAUSTED, message=message)
+        if self._within.until_ms is not None and self._tries.failed(custom_id, reject) > MAX_TRIES:
+            self._refuse(custom_id, reject)
+
+    async def _one(self, queue: OfferQueue, row: int, slot: Room) -> None:
+        batch, offer = queue.plan.batch, queue.offer
+        custom_id = batch.ids[row]
+        self._begun.add(custom_id)
         try:
-            order = self._numbered(await plan.batch.order(self._engine, row), custom_id)
+            order = await batch.order(self._engine, row, planned=False)
+            order = self._tries.numbered(order, custom_id)
             grant = Grant(offer.provider, offer.model, offer.tier, slot)
             done = await self._engine.buy(order, grant=grant)
         except Rejected as refused:
             if refused.reject.code in _TAKEN:
-                await self._taken(order, custom_id)
+                await self._tries.taken(order.account, custom_id)
+                self.report.in_doubt, self.report.in_doubt_nusd = (
+                    self._tries.in_doubt,
+                    self._tries.in_doubt_nusd,
+                )
             else:
                 self._failed(custom_id, refused.reject)
         else:
-            self.report.expected_nusd += int(plan.book.cost_nusd[row, plan.plan.choice[row]])
+            self.report.expected_nusd += queue.expected_nusd(row)
             self._serve(custom_id, done)
         finally:
             slot.release()
-            self._gate.release()
+            self._within.gate.release()
             if self._progress is not None:
                 self._progress(self.report)
-
-    def _numbered(self, order: Order, custom_id: str) -> Order:
-        """The order under the id it has in this batch; a further try has an id of its own."""
-        again = self._tries[custom_id]
-        name = custom_id if len(custom_id) < 200 else hashlib.blake2b(custom_id.encode()).hexdigest()
-        suffix = f":{again}" if again else ""
-        return replace(order, order_id=f"{self._batch_id}:{name}{suffix}", keep_answer=True)
-
-    async def _taken(self, order: Order, custom_id: str) -> None:
-        """An earlier run used this order id and left no answer: count what that costs, and take the next id.
-
-        What was settled is known from its history. What was in flight when that run died stays in doubt: its hold
-        counts, whether it is still pending or has posted by now.
-        """
-        ledger = self._engine.rooms.ledger
-        self._tries[custom_id] += 1
-        record = await ledger.record(order.account, order.order_id)
-        if record is None:
-            return
-        if record.history is not None:
-            self._sunk_nusd[custom_id] += orjson.loads(record.history)["billed_nusd"]
-            return
-        held = await ledger.find(record.reservation_id)
-        self.report.in_doubt += 1
-        self.report.in_doubt_nusd += held.hold_nusd if held is not None else 0
 
     def _failed(self, custom_id: str, reject: Reject) -> None:
         """Decide what a refused line does next: a later round, or its end."""
         self._last[custom_id] = reject
-        self._sunk_nusd[custom_id] += parse_usd(reject.facts.get("charged_usd", "0"))
-        if reject.code is RejectCode.CAPACITY_EXHAUSTED:
-            pass  # nothing was tried
-        elif reject.code.again and self._tries[custom_id] < MAX_TRIES:
-            self._tries[custom_id] += 1
-        else:
+        if reject.code is RejectCode.CAPACITY_EXHAUSTED and "charged_usd" not in reject.facts:
+            return  # nothing was tried
+        tried = self._tries.failed(custom_id, reject)
+        if not reject.code.again or tried > MAX_TRIES:
             self._refuse(custom_id, reject)
 
     def _serve(self, custom_id: str, done: Completion) -> None:
         report = self.report
         report.served += 1
         report.replayed += done.replayed
-        cost_nusd = done.cost_nusd + self._sunk_nusd.pop(custom_id, 0)
+        sunk_nusd, doubt_nusd = self._end(custom_id)
+        cost_nusd = done.cost_nusd + sunk_nusd
         report.cost_nusd += cost_nusd
         report.models[f"{done.provider}/{done.model}"] += 1
         report.latency_ms.append(done.latency_ms)
@@ -305,34 +333,20 @@ class BatchRun:
         report.cached_tokens += done.usage.cache_read_tokens
         created_s = self._engine.rooms.clock.now_ms() // 1000
         self._results.write(
-            {
-                "id": done.order_id,
-                "custom_id": custom_id,
-                "cost_usd": format_usd(cost_nusd),
-                "response": {
-                    "status_code": 200,
-                    "request_id": done.order_id,
-                    "body": chat_completion_out(done, created_s),
-                },
-                "error": None,
-            }
+            served_line(custom_id, done, created_s, cost_nusd=cost_nusd, in_doubt_nusd=doubt_nusd)
         )
 
     def _refuse(self, custom_id: str, reject: Reject) -> None:
         self.report.refused += 1
         self.report.rejects[reject.code.name] += 1
-        out = reject_out(reject)
-        cost_nusd = self._sunk_nusd.pop(custom_id, 0)
-        self.report.cost_nusd += cost_nusd
-        error = {"code": reject.code.name, "message": reject.message, "reject": out}
-        with suppress(KeyError):
-            self._last.pop(custom_id)
+        sunk_nusd, doubt_nusd = self._end(custom_id)
+        self.report.cost_nusd += sunk_nusd
+        line_id = f"{self._batch_id}:{custom_id}"
         self._results.write(
-            {
-                "id": f"{self._batch_id}:{custom_id}",
-                "custom_id": custom_id,
-                "cost_usd": format_usd(cost_nusd),
-                "response": None,
-                "error": error,
-            }
+            refused_line(line_id, custom_id, reject, cost_nusd=sunk_nusd, in_doubt_nusd=doubt_nusd)
         )
+
+    def _end(self, custom_id: str) -> tuple[int, int]:
+        self._begun.discard(custom_id)
+        self._last.pop(custom_id, None)
+        return self._tries.end(custom_id)

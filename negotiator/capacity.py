@@ -42,7 +42,7 @@ Counter = Window | Slots | LeasedWindow | LeasedSlots
 class _Row:
     """A row, what counts it, and the lack that is reported when it is full."""
 
-    __slots__ = ("counter", "kind", "lack", "row", "taken", "units")
+    __slots__ = ("counter", "kind", "lack", "row", "taken", "told", "units")
 
     def __init__(self, row: LimitRow, counter: Counter) -> None:
         self.row = row
@@ -50,7 +50,8 @@ class _Row:
         self.units = UNITS[row.kind]
         self.lack = Lack(row.name)
         self.counter = counter
-        self.taken = 0
+        self.taken = 0  # since the beginning, less what came back
+        self.told = 0  # of it, what :meth:`Capacity.taken` has said
 
 
 class _Pair:
@@ -169,9 +170,17 @@ class Capacity:
         taken = {}
         for rows in self._rows.values():
             for row in rows:
-                if row.taken:
-                    taken[row.row.name], row.taken = row.taken, 0
+                if row.taken != row.told:
+                    taken[row.row.name], row.told = row.taken - row.told, row.taken
         return taken
+
+    def in_use(self) -> dict[str, int]:
+        """Of every row what this process took since it opened, what came back subtracted; of concurrency, in flight now."""
+        return {
+            row.row.name: row.counter.used if row.kind is RateKind.CONCURRENCY else row.taken
+            for rows in self._rows.values()
+            for row in rows
+        }
 
     # Room -------------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from .record import history_out
 from .wire import Terms, options_from
 
 if TYPE_CHECKING:
-    from .batches import RunReport
+    from .batch_counts import RunReport
     from .planning import PlannedBatch
 
 __all__ = ["Engine"]

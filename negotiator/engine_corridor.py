@@ -200,7 +200,8 @@ class Corridor:
                 rooms.shelf.put(order, book, job.rfq)
             raise self._refused(job, book.reject)
         quoted_s = time()
-        rooms.meter.note(order, book.eligible)
+        if grant is None:  # a batch waits for room: it is no demand that should make room dear for others
+            rooms.meter.note(order, book.eligible)
         choice = self._clear(order, book.eligible, grant)
         if (
             isinstance(choice, Reject)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .capacity import Capacity, Slot
+from .capacity import Capacity
+from .execution import Slot
 from .limits import Lack, Load
 from .order import Candidate
 

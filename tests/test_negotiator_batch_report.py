@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from negotiator.batch_counts import RunReport
 from negotiator.batch_report import batch_report, report_markdown, write_report
-from negotiator.batches import RunReport
 from negotiator.errors import InputInvalid
 
 

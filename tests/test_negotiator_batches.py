@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from negotiator.batch_counts import RunReport
 from negotiator.batch_replan import PlanFacts
 from negotiator.batch_results import ResultFile
-from negotiator.batches import BatchRun, RunReport, batch_id_of
+from negotiator.batches import BatchRun, batch_id_of
 from negotiator.config import Config
 from negotiator.engine import Engine
 from negotiator.errors import InputInvalid

@@ -11,8 +11,9 @@ from typing import Any, Final
 import click
 from rich.console import Console
 
+from negotiator.batch_counts import RunReport
 from negotiator.batch_results import ResultFile
-from negotiator.batches import BatchRun, RunReport, batch_id_of
+from negotiator.batches import BatchRun, batch_id_of
 from negotiator.config import Config
 from negotiator.counter_offers import with_terms
 from negotiator.engine import Engine

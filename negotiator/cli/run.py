@@ -8,9 +8,10 @@ from typing import Any
 import click
 from rich.console import Console
 
+from negotiator.batch_counts import RunReport
 from negotiator.batch_report import batch_report, write_report
 from negotiator.batch_results import ResultFile
-from negotiator.batches import BatchRun, RunReport, batch_id_of
+from negotiator.batches import BatchRun, batch_id_of
 from negotiator.engine import Engine
 from negotiator.errors import InputInvalid
 from negotiator.money import format_usd

@@ -1,0 +1,70 @@
+"""A plan as queues: per offer the lines that go to it, in the order they are started."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from providers.terms import Offer
+
+from .limits import Load
+from .plan_book import NO_LIMIT
+from .planning import PlannedBatch
+
+__all__ = ["OfferQueue", "queues_of", "unplanned"]
+
+
+@dataclass(frozen=True, slots=True)
+class OfferQueue:
+    """Rows of a plan that go to one offer, the most valuable first, else as in the file."""
+
+    plan: PlannedBatch
+    column: int
+    rows: deque[int]
+
+    @property
+    def offer(self) -> Offer:
+        """Whom they go to."""
+        return self.plan.book.offers[self.column]
+
+    def load(self, row: int) -> Load:
+        """What a row's call takes of its seller's limits."""
+        book, column = self.plan.book, self.column
+        return Load(
+            int(book.input_tokens[row, column]),
+            int(book.output_tokens[row, column]),
+            latency_ms=int(book.latency_ms_p50[row, column]),
+        )
+
+    def latency_ms_p95(self, row: int) -> int:
+        """How long a row's call may take."""
+        return int(self.plan.book.latency_ms_p95[row, self.column])
+
+    def expected_nusd(self, row: int) -> int:
+        """What a row's call should cost."""
+        return int(self.plan.book.cost_nusd[row, self.column])
+
+
+def queues_of(plan: PlannedBatch) -> list[OfferQueue]:
+    """Every offer that serves a line."""
+    queues: dict[int, OfferQueue] = {}
+    for row in _by_value(plan):
+        column = int(plan.plan.choice[row])
+        if column >= 0:
+            queues.setdefault(column, OfferQueue(plan, column, deque())).rows.append(row)
+    return list(queues.values())
+
+
+def unplanned(plan: PlannedBatch) -> Iterator[int]:
+    """Rows that the plan does not serve."""
+    return iter(np.flatnonzero(plan.plan.choice < 0).tolist())
+
+
+def _by_value(plan: PlannedBatch) -> list[int]:
+    value_nusd = plan.book.value_nusd
+    worth = np.where(value_nusd == NO_LIMIT, 0, value_nusd)
+    rows: list[int] = np.argsort(-worth, kind="stable").tolist()
+    return rows
