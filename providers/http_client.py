@@ -138,13 +138,19 @@ class HttpClient:
         self, path: str, body: bytes, headers: Mapping[str, str], *, deadline_ms: int | None
     ) -> Reply:
         """Send a JSON body; gives the reply once its headers are here. Raises :class:`ProviderError` only."""
+        return await self.request("POST", path, body, headers, deadline_ms=deadline_ms)
+
+    async def request(
+        self, method: str, path: str, body: bytes, headers: Mapping[str, str], *, deadline_ms: int | None
+    ) -> Reply:
+        """The same by any method and, where ``headers`` name one, of any content type."""
         total_s = (deadline_ms if deadline_ms is not None else LONGEST_CALL_MS) / 1000
         timeout = aiohttp.ClientTimeout(
             total=max(total_s, 0.001), sock_connect=min(CONNECT_MS / 1000, total_s), ceil_threshold=math.inf
         )
         try:
-            response = await self._open().post(
-                self._url(path), data=body, headers=headers, timeout=timeout, allow_redirects=False
+            response = await self._open().request(
+                method, self._url(path), data=body, headers=headers, timeout=timeout, allow_redirects=False
             )
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise _fault_in_transport(error, started=False) from error

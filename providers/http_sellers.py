@@ -5,12 +5,19 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from .anthropic import Anthropic
 from .base import PricingSettings, ProviderSettings
+from .batch_anthropic import AnthropicBatches
+from .batch_dialect import BatchDialect
+from .batch_gemini import GeminiBatches
+from .batch_http import HttpBatches
+from .batch_openai import MistralBatches, OpenAIBatches
 from .clock import Clock
 from .dialect import Dialect
 from .gemini import Gemini
+from .http_client import HttpClient
 from .http_plain import open_client
 from .http_reply import HttpPoster
 from .idle_pricing import idle_standing
@@ -46,9 +53,10 @@ def http_seller(
         )
     names = settings.api_key_env or ((row.key_env,) if row.key_env else ())
     dialect = _dialect(row)
-    if unsold := sorted(set(settings.tiers) - dialect.tiers - {"cached"}):
+    sold = dialect.tiers | ({"batch"} if row.batches else set())
+    if unsold := sorted(set(settings.tiers) - sold - {"cached"}):
         raise ValueError(
-            f"{settings.label}: tiers: expected some of {', '.join(sorted(dialect.tiers))}, which a call to "
+            f"{settings.label}: tiers: expected some of {', '.join(sorted(sold))}, which a call to "
             f"{row.name} can ask for, found {unsold[0]!r}"
         )
     known = os.environ if environment is None else environment
@@ -69,8 +77,12 @@ def http_seller(
     )
     limits = load_vendor_terms().limits(row.vendor, settings.limits)
     standing = None if settings.pricing is None else _idle(settings, settings.pricing, row, keys, clock)
-    client = connect(base_url)
-    return VendorSeller(settings.label, dialect, client, keys, prices, limits=limits, standing=standing)
+    client, batches = connect(base_url), None
+    if "batch" in settings.tiers:
+        batches = HttpBatches(settings.label, _BATCHES[row.batches](dialect), HttpClient(base_url), keys)
+    return VendorSeller(
+        settings.label, dialect, client, keys, prices, limits=limits, standing=standing, batches=batches
+    )
 
 
 def _idle(
@@ -89,6 +101,14 @@ def _idle(
         own_calls=lambda: sum(key.in_flight for key in keys.keys),
     )
     return lambda offer, rfq: idle_standing(meter.busy(), pricing, rfq)
+
+
+_BATCHES: Final[Mapping[str, Callable[[Dialect], BatchDialect]]] = {
+    "anthropic": AnthropicBatches,
+    "gemini": GeminiBatches,
+    "mistral": MistralBatches,
+    "openai": OpenAIBatches,
+}
 
 
 def _dialect(row: Preset) -> Dialect:

@@ -17,6 +17,7 @@ __all__ = ["PRESET_FILE", "Preset", "load_presets", "preset", "preset_names"]
 PRESET_FILE: Final = "presets.toml"
 _AUTH: Final = ("bearer", "api-key")
 _DIALECTS: Final = ("openai", "anthropic", "gemini")
+_BATCHES: Final = ("", "openai", "mistral", "anthropic", "gemini")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,13 +41,20 @@ class Preset:
     limit_headers: str = "openai"
     usage_option: bool = True
     cache_key: bool = False
+    batches: str = ""
     tiers: Mapping[str, str] = field(default_factory=dict)
     renames: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     stream_extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, known in (("auth", _AUTH), ("dialect", _DIALECTS), ("limit_headers", LIMIT_HEADERS)):
+        choices = (
+            ("auth", _AUTH),
+            ("dialect", _DIALECTS),
+            ("limit_headers", LIMIT_HEADERS),
+            ("batches", _BATCHES),
+        )
+        for name, known in choices:
             if (value := getattr(self, name)) not in known:
                 raise ValueError(
                     f"preset {self.name}: {name}: expected one of {', '.join(known)}, found {value!r}"

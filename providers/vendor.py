@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
+from .batch import BatchDriver
+from .batch_http import HttpBatches
+from .batch_single import deliver_one
 from .calls import Calls
 from .dialect import Dialect, Hear, Want
 from .errors import AuthFailed
@@ -25,8 +28,8 @@ __all__ = ["VendorSeller", "marked_messages"]
 class VendorSeller:
     """A :class:`providers.base.Provider` at a vendor's HTTP API.
 
-    standing: how it stands toward an offer now (a self-hosted seller's idleness); None = its list prices. latency:
-    what was observed of its calls.
+    standing: how it stands toward an offer now (a self-hosted seller's idleness); None = its list prices. batches: the
+    vendor's batch endpoint, None = the tier is not sold. latency: what was observed of its calls.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class VendorSeller:
         *,
         limits: Sequence[RateLimit] = (),
         standing: Callable[[Offer, RFQ], Standing] | None = None,
+        batches: HttpBatches | None = None,
     ) -> None:
         self._name = name
         self._dialect = dialect
@@ -48,6 +52,7 @@ class VendorSeller:
         self._limits = tuple(limits)
         self._standing = standing
         self._calls = Calls(name, dialect, client, keys)
+        self._batches = batches
         self.latency = Latency()
 
     @property
@@ -59,6 +64,11 @@ class VendorSeller:
     def limits(self) -> Sequence[RateLimit]:
         """The account's rate limits, as configured."""
         return self._limits
+
+    @property
+    def batches(self) -> BatchDriver | None:
+        """The vendor's batch endpoint, where the tier is sold."""
+        return self._batches
 
     def hear(self, listener: Hear) -> None:
         """Tell ``listener`` the rate-limit windows of every answer that reports some."""
@@ -99,8 +109,11 @@ class VendorSeller:
     def execute(self, ticket: Ticket) -> AsyncGenerator[Delta]:
         """The answer, piece by piece; the last piece has finish reason and usage (estimated where none came).
 
-        A deadline in the ticket cuts the call off with :class:`providers.errors.ProviderTimeout`.
+        A deadline in the ticket cuts the call off with :class:`providers.errors.ProviderTimeout`. In the batch tier it
+        is a batch of one.
         """
+        if self._batches is not None and ticket.quote.tier == "batch":
+            return deliver_one(self._batches, ticket)
         began = self._prices.began(ticket)
 
         def done(last: Delta, ttft_ms: float | None, total_ms: float) -> None:
@@ -111,6 +124,8 @@ class VendorSeller:
     async def aclose(self) -> None:
         """Close all connections."""
         await self._client.aclose()
+        if self._batches is not None:
+            await self._batches.aclose()
 
     def _learn(self, began: Call, last: Delta, ttft_ms: float | None, total_ms: float) -> None:
         usage, quote = last.usage, began.ticket.quote

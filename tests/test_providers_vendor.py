@@ -328,11 +328,12 @@ async def test_what_the_vendor_cannot_honour_is_refused_by_name_and_declined_by_
     ("kind", "tier", "sold"),
     [
         ("openai", "flex", True),
-        ("openai", "batch", False),
+        ("openai", "batch", True),
+        ("xai", "batch", False),
         ("anthropic", "priority", True),
         ("anthropic", "flex", False),
         ("gemini", "flex", True),
-        ("gemini", "batch", False),
+        ("gemini", "batch", True),
         ("openai_compat", "flex", False),
     ],
 )

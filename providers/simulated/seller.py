@@ -38,6 +38,7 @@ from ..terms import RFQ, Answer, Delta, Offer, RateKind, RateLimit, Rates, Ticke
 from ..tokens import REFERENCE, REPLY_TOKENS, VOCABULARIES, count_chat
 from .answers import Answer as Said
 from .answers import ModelTraits, acceptable, compose, pieces, prompt_of, true_quality
+from .batches import SimulatedBatches
 from .faults import FaultKind, Faults
 from .warmth import Warmth
 from .windows import Windows
@@ -109,6 +110,7 @@ class SimulatedSeller:
         self._warmth = Warmth(hit)
         self._asked: OrderedDict[str, int] = OrderedDict()
         self._calls = 0
+        self._batches = SimulatedBatches(self)
         self.faults = faults or Faults()
         self.models = dict(models)
 
@@ -121,6 +123,11 @@ class SimulatedSeller:
     def limits(self) -> Sequence[RateLimit]:
         """The account's rate limits."""
         return self._limits
+
+    @property
+    def batches(self) -> SimulatedBatches:
+        """Its batch endpoint, for lines quoted in the batch tier."""
+        return self._batches
 
     def offers(self) -> Sequence[Offer]:
         """What is sold now."""
@@ -151,7 +158,8 @@ class SimulatedSeller:
         return acceptable(self.models[model], model, prompt_of(body), self._seed)
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Batches that run are stopped; nothing else is held."""
+        await self._batches.aclose()
 
     async def execute(self, ticket: Ticket) -> AsyncGenerator[Delta]:
         """The answer, piece by piece; see :class:`Faults` for what may go wrong."""
