@@ -26,6 +26,7 @@ GOOD = {"json": ANSWER}
 TENANTS = (Account(account_id="red", budget_nusd=10**9), Account(account_id="blue", budget_nusd=10**9))
 PATHS: Final = {
     "{account_id}": "blue",
+    "{file}": "main.js",
     "{key_id}": "000000000000",
     "{order_id}": "blue-order",
     "{reservation_id}": "rsv_0",
@@ -81,7 +82,7 @@ async def test_open_routes_tell_nothing_of_anybody(route: Any) -> None:
     """Health, the document and its page answer without a key, and know no account."""
     async with api_house(GOOD, accounts=TENANTS) as served:
         await served.make_key("red", "red", "use")
-        async with served.session.request(route.method, served.url + route.path) as answer:
+        async with served.session.request(route.method, served.url + path_of(route)) as answer:
             text = await answer.text()
             assert answer.status == 200
     assert "red" not in text.replace("required", "").replace("credit", "").split('"')
@@ -328,6 +329,7 @@ async def furnished(served: Served) -> dict[str, str]:
     _, made, _ = await served.call("POST", "/v1/keys", asked, key="blue")
     return {
         "{account_id}": "blue",
+    "{file}": "main.js",
         "{order_id}": "blue-order",
         "{reservation_id}": reserved["reservation"]["reservation_id"],
         "{key_id}": made["key_id"],

@@ -48,7 +48,7 @@ async def read_account(call: Call) -> Answer:
     return await _read(call, await call.reach(call.request.match_info["account_id"]))
 
 
-@route("GET", "/v1/accounts", scope="read", res=AccountsOut)
+@route("GET", "/v1/accounts", scope="read", res=AccountsOut, watch=True)
 async def list_accounts(call: Call) -> Answer:
     """The accounts in reach."""
     known = [name for name in await call.engine.rooms.store.accounts() if not name.startswith("~")]

@@ -16,6 +16,8 @@ from ..errors import InputInvalid, Reject, RejectCode, Rejected, StoreUnavailabl
 from . import (
     accounts,
     anthropic,
+    dashboard,
+    dashboard_feed,
     embeddings,
     keys,
     market,
@@ -54,6 +56,8 @@ _MODULES: Final[tuple[ModuleType, ...]] = (
     accounts,
     keys,
     ops,
+    dashboard_feed,
+    dashboard,
 )
 
 

@@ -17,7 +17,7 @@ from .openai_stream import open_stream
 from .routes import Answer, Call, route
 from .schemas_out import MarketOut, ModelsOut
 
-__all__ = ["list_models", "read_market", "stream_market"]
+__all__ = ["list_models", "market_out", "read_market", "stream_market"]
 
 EVERY_S: Final = 2.0
 LONGEST_STREAM_S: Final = 3_600.0
@@ -38,10 +38,10 @@ async def list_models(call: Call) -> Answer:
     }
 
 
-@route("GET", "/v1/market", scope="read", res=MarketOut)
+@route("GET", "/v1/market", scope="read", res=MarketOut, watch=True)
 async def read_market(call: Call) -> Answer:
     """Every offer's price, health and speed now, and what is left of every limit."""
-    return _snapshot(call.engine.rooms)
+    return market_out(call.engine.rooms)
 
 
 @route("GET", "/v1/market/stream", scope="read", streams=True, produces="text/event-stream")
@@ -51,24 +51,27 @@ async def stream_market(call: Call) -> Answer:
     loop = asyncio.get_running_loop()
     end_s = loop.time() + LONGEST_STREAM_S
     while loop.time() < end_s and not call.house.draining:
-        await response.write(b"event: market\ndata: %b\n\n" % orjson.dumps(_snapshot(call.engine.rooms)))
+        await response.write(b"event: market\ndata: %b\n\n" % orjson.dumps(market_out(call.engine.rooms)))
         await asyncio.sleep(EVERY_S)
     await response.write_eof()
     return response
 
 
-def _snapshot(rooms: Rooms) -> dict[str, Any]:
+def market_out(rooms: Rooms) -> dict[str, Any]:
+    """Every offer and every limit now, as the market is read."""
     left = rooms.capacity.left()
     prices = rooms.clearing.prices
     shadow_nusd = prices.nusd_per_million if prices is not None else {}
+    offers = [offer for seller in rooms.sellers.values() for offer in seller.offers()]
+    quality = _quality(rooms, [offer.model for offer in offers])
     return {
         "at": instant_out(rooms.clock.now_ms()),
-        "offers": [
-            _offer_now(rooms, offer) for seller in rooms.sellers.values() for offer in seller.offers()
-        ],
+        "offers": [{**_offer_now(rooms, offer), "quality": quality[offer.model]} for offer in offers],
         "limits": [
             {
                 "name": row.name,
+                "provider": row.provider,
+                "models": None if row.models is None else sorted(row.models),
                 "kind": row.kind.value,
                 "cap": row.amount,
                 "per_ms": row.per_ms,

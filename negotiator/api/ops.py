@@ -12,7 +12,7 @@ from .faults import ApiFault
 from .routes import Answer, Call, answer_json, route
 from .schemas_out import HealthOut
 
-__all__ = ["read_docs", "read_health", "read_metrics", "read_openapi", "read_readiness", "read_root"]
+__all__ = ["read_docs", "read_health", "read_metrics", "read_openapi", "read_readiness"]
 
 
 @route("GET", "/healthz", scope=None, res=HealthOut)
@@ -63,15 +63,3 @@ async def read_docs(call: Call) -> Answer:
     return web.Response(
         body=page, content_type="text/html", charset="utf-8", headers={"content-security-policy": policy}
     )
-
-
-@route("GET", "/", scope=None, ops=True)
-async def read_root(call: Call) -> Answer:
-    """Where to go from here."""
-    return {
-        "name": "negotiator",
-        "docs": "/docs",
-        "openapi": "/openapi.json",
-        "models": "/v1/models",
-        "health": "/healthz",
-    }

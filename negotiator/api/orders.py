@@ -55,7 +55,15 @@ async def _reserve(
     return {"reservation": reservation_out(reservation), "quote": candidate_out(award)}
 
 
-@route("GET", "/v1/orders/{order_id}", scope="any", query=AccountQuery, res=HistoryOut, errors=(403, 404))
+@route(
+    "GET",
+    "/v1/orders/{order_id}",
+    scope="any",
+    query=AccountQuery,
+    res=HistoryOut,
+    errors=(403, 404),
+    watch=True,
+)
 async def read_order(call: Call) -> Answer:
     """State and history of an order: its quotes and why they lost, attempts, settlement."""
     order_id = call.order_id = call.request.match_info["order_id"]

@@ -19,6 +19,8 @@ from ..engine import Engine
 from ..telemetry import Telemetry
 from ..wire import describe_invalid
 from .auth import KEYLESS, Caller, Doorman
+from .dashboard_pulse import Pulse
+from .dashboard_tape import Tape
 from .faults import ApiFault
 from .key_limits import Limits
 from .keyring import KeyRing
@@ -53,6 +55,8 @@ class House:
     limits: Limits
     telemetry: Telemetry
     tally: Tally
+    tape: Tape
+    pulse: Pulse
     max_body: int
     planner: Executor | None = None
     planning: int = 0
@@ -116,6 +120,7 @@ class Route:
 
     also: other bodies it may answer. errors: statuses beyond those every route may answer. ndjson: takes lines as well as one JSON object.
     streams: may answer server-sent events. anthropic: errors in Anthropic's shape. ops: may move to ``ops_bind``.
+    watch: the dashboard reads it, so it is answered at ``ops_bind`` too.
     """
 
     method: str
@@ -133,6 +138,7 @@ class Route:
     streams: bool = False
     anthropic: bool = False
     ops: bool = False
+    watch: bool = False
 
     @property
     def summary(self) -> str:

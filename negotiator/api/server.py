@@ -28,6 +28,8 @@ from ..errors import ConfigInvalid
 from ..telemetry import Telemetry
 from .app import ROUTES, build_app
 from .auth import Doorman
+from .dashboard_pulse import Pulse
+from .dashboard_tape import Tape
 from .key_limits import KeyLimits, SharedKeyLimits
 from .keyring import KeyRing
 from .routes import House, Route
@@ -86,17 +88,25 @@ async def open_house(engine: Engine, hosts: Sequence[str]) -> AsyncGenerator[Hou
     telemetry.watch_holds(lambda: ledger.unresolved, lambda: ledger.oldest_ms / 1000)
     tally = Tally(clock.now_ms())
     rooms.bus.subscribe(tally.note)
+    pulse = Pulse()
+    tape = Tape(engine.recent, pulse.note)
+    rooms.bus.subscribe(tape.note)
     planner = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
     try:
-        yield _house(engine, keys, telemetry, tally, planner, loopback)
+        yield _house(engine, keys, (telemetry, tally, tape, pulse), planner, loopback)
     finally:
         planner.shutdown(wait=False, cancel_futures=True)
 
 
 def _house(
-    engine: Engine, keys: KeyRing, telemetry: Telemetry, tally: Tally, planner: Executor, loopback: bool
+    engine: Engine,
+    keys: KeyRing,
+    counting: tuple[Telemetry, Tally, Tape, Pulse],
+    planner: Executor,
+    loopback: bool,
 ) -> House:
     rooms = engine.rooms
+    telemetry, tally, tape, pulse = counting
     shared = (engine.config.store.url or "").startswith("redis")
     worker = f"api-{secrets.token_hex(6)}"
     return House(
@@ -106,6 +116,8 @@ def _house(
         limits=SharedKeyLimits(rooms.store, worker, rooms.clock) if shared else KeyLimits(rooms.clock),
         telemetry=telemetry,
         tally=tally,
+        tape=tape,
+        pulse=pulse,
         planner=planner,
         max_body=engine.config.server.max_body,
     )
@@ -121,7 +133,9 @@ async def serve(engine: Engine, *, reuse_port: bool = False) -> AsyncGenerator[L
         main = [route for route in ROUTES if not (ops_host and route.ops)]
         runners = [await _run(house, main, server.host, server.port, reuse_port)]
         if ops_host:
-            ops = [route for route in ROUTES if route.ops or route.path in ("/healthz", "/readyz")]
+            ops = [
+                route for route in ROUTES if route.ops or route.watch or route.path in ("/healthz", "/readyz")
+            ]
             runners.append(await _run(house, ops, ops_host, ops_port, reuse_port))
         try:
             yield Listening(house, tuple(_urls(runners)))
