@@ -78,10 +78,10 @@ async def test_a_rolling_update_loses_no_order(tmp_path: Path) -> None:
                 bills = [bill for each in await paid for bill in each]
                 async with AsyncClient(new.url) as market:
                     account = await market.account("default")
-    assert len(bills) > 20
-    assert account.pending_nusd == 0
-    assert account.posted_nusd == sum(bills)
-    assert audit(shared.url) == ""
+        assert len(bills) > 20
+        assert account.pending_nusd == 0
+        assert account.posted_nusd == sum(bills)
+        assert audit(shared.url) == ""
 
 
 async def buy(url: str, buyer: int, stop: asyncio.Event) -> list[int]:
