@@ -299,6 +299,11 @@ class Corridor:
 
     # Housekeeping.
 
+    def flush_log(self) -> None:
+        """Write now what waits for the order log, so that who reads it next sees all of this process."""
+        if self._log is not None:
+            self._log.flush()
+
     def _refused(self, job: Job, reject: Reject) -> Rejected:
         job.reject, job.state = reject, "REJECTED"
         self._remember(job)

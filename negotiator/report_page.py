@@ -58,8 +58,8 @@ def _tiles(report: Values) -> str:
     cheapest = report["ways"].get("cheapest_first") or {"saved_share": None}
     regret = report["regret"]
     tiles = [
-        ("spent", _short(report["spent_usd"])),
-        ("served", str(report["orders"])),
+        ("spent", _short(report["spend_usd"])),
+        ("served", str(report["served"])),
         ("refused", str(report["refused"])),
         ("mean quality", "-" if report["quality"] is None else f"{report['quality']:.3f}"),
         (
@@ -110,8 +110,8 @@ def _pictures(report: Values) -> Sequence[tuple[str, str, str]]:
     if times:
         values = [
             (
-                float(one["spent_usd"]),
-                f"{one['at']}: ${one['spent_usd']}, {one['served']} served, {one['refused']} refused",
+                float(one["spend_usd"]),
+                f"{one['at']}: ${one['spend_usd']}, {one['served']} served, {one['refused']} refused",
             )
             for one in times
         ]

@@ -9,12 +9,13 @@ from typing import Any, Final
 import numpy as np
 
 from .money import format_usd
+from .order_log import read_log
 from .report import FAR_MS, LoggedMarket, LoggedOrder, read_market
 from .report_hindsight import Hindsight, hindsight
 from .report_ways import ways
 from .wire_out import instant_out
 
-__all__ = ["GROUPINGS", "report_of", "summary"]
+__all__ = ["GROUPINGS", "accounts_in", "report_from", "report_of", "summary"]
 
 GROUPINGS: Final = ("account", "model", "task", "cause")
 BUCKETS: Final = 48
@@ -41,10 +42,19 @@ def report_of(
     return summary(market, found, by)
 
 
+def report_from(path: str, **asked: Any) -> Values:
+    """The same from a log's file: what a server lets another process do, for it takes time."""
+    return report_of(read_log(path), **asked)
+
+
+def accounts_in(path: str) -> list[str]:
+    """The accounts that a log has orders of."""
+    return sorted({line["account"] for line in read_log(path) if line["type"] == "order"})
+
+
 def summary(market: LoggedMarket, found: Hindsight | None, by: Sequence[str] = GROUPINGS) -> Values:
     """Spend and savings; by groupings; refusals by code; regret by part; as plain values."""
     orders, served = market.orders, market.served
-    spent_nusd = sum(order.billed_nusd for order in orders)
     key: dict[str, Callable[[LoggedOrder], str]] = {
         "account": lambda order: order.account,
         "model": market.model_of,
@@ -54,9 +64,10 @@ def summary(market: LoggedMarket, found: Hindsight | None, by: Sequence[str] = G
     return {
         "from": instant_out(orders[0].at_ms) if orders else None,
         "until": instant_out(orders[-1].at_ms) if orders else None,
-        "orders": len(served),
+        "orders": len(orders),
+        "served": len(served),
         "refused": len(orders) - len(served),
-        "spent_usd": format_usd(spent_nusd),
+        "spend_usd": format_usd(sum(order.billed_nusd for order in orders)),
         "house_usd": format_usd(sum(order.house_nusd for order in orders)),
         "saved_usd": format_usd(sum(order.saved_nusd for order in orders)),
         "quality": _mean([order.quality for order in served]),
@@ -96,9 +107,10 @@ def _grouped(
 def _sums(group: Sequence[LoggedOrder]) -> Values:
     served = [order for order in group if order.served]
     return {
-        "orders": len(served),
+        "orders": len(group),
+        "served": len(served),
         "refused": len(group) - len(served),
-        "spent_usd": format_usd(sum(order.billed_nusd for order in group)),
+        "spend_usd": format_usd(sum(order.billed_nusd for order in group)),
         "saved_usd": format_usd(sum(order.saved_nusd for order in group)),
         "quality": _mean([order.quality for order in served]),
     }
@@ -139,7 +151,7 @@ def _over_time(orders: Sequence[LoggedOrder]) -> list[Values]:
             "at": instant_out(first_ms + k * step_ms),
             "served": served,
             "refused": refused,
-            "spent_usd": format_usd(nusd),
+            "spend_usd": format_usd(nusd),
         }
         for k, (served, refused, nusd) in enumerate(buckets)
     ]

@@ -40,7 +40,7 @@ class Table:
 def headline(report: Values) -> str:
     """One sentence: served, spent, refused, when."""
     when = f" from {report['from']} to {report['until']}" if report["from"] else ""
-    return f"{report['orders']} orders served for ${report['spent_usd']}, {report['refused']} refused{when}."
+    return f"{report['served']} of {report['orders']} orders served for ${report['spend_usd']}, {report['refused']} refused{when}."
 
 
 def report_tables(report: Values) -> list[Table]:
@@ -97,9 +97,9 @@ def _grouped(name: str, groups: Values) -> Table:
     rows = [
         (
             key,
-            str(one["orders"]),
+            str(one["served"]),
             str(one["refused"]),
-            dollars(one["spent_usd"]),
+            dollars(one["spend_usd"]),
             _quality(one["quality"]),
             *((dollars(one["regret_usd"]) if "regret_usd" in one else "",) if split else ()),
         )

@@ -167,7 +167,7 @@ def test_a_report_of_part_of_a_log() -> None:
     quotes = [quote("w", "one", 100)]
     lines = [market_line(), *(order(f"x{n}", 100, quotes, at_ms=n, account="ab"[n % 2]) for n in range(6))]
     told = report_of(lines, since_ms=2, until_ms=5, accounts=frozenset({"a"}), by=("model",), time_limit_s=0)
-    assert (told["orders"], told["spent_usd"], told["regret"]) == (2, "0.0000002", None)
+    assert (told["served"], told["spend_usd"], told["regret"]) == (2, "0.0000002", None)
     assert "by_model" in told
     assert "by_account" not in told
 
@@ -255,7 +255,7 @@ def test_a_markets_own_log_is_reported(tmp_path: Path) -> None:
     told = summary(market, found)
     assert found.paid_nusd == paid
     assert found.beforehand_nusd + sum(found.parts_nusd.values()) == paid
-    assert told["orders"] == len(found.orders)
-    assert told["by_account"]["default"]["orders"] == len(found.orders)
+    assert told["served"] == len(found.orders)
+    assert told["by_account"]["default"]["served"] == len(found.orders)
     assert market.scores
     assert "Question" not in path.read_text()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Final
 
+from ..report_summary import GROUPINGS, accounts_in, report_from
 from ..wire_out import instant_out
 from .faults import ApiFault
 from .routes import Answer, Call, route
@@ -11,6 +16,9 @@ from .schemas import FeedbackRequest, ReportQuery
 from .schemas_out import FeedbackOut, ReportOut
 
 __all__ = ["create_feedback", "read_report"]
+
+SOLVE_S: Final = 5.0
+"""How long the optimum in hindsight may be looked for while somebody waits."""
 
 
 @route("POST", "/v1/feedback", req=FeedbackRequest, res=FeedbackOut, errors=(403, 404))
@@ -29,18 +37,50 @@ async def create_feedback(call: Call) -> Answer:
 
 @route("GET", "/v1/report", scope="read", query=ReportQuery, res=ReportOut, errors=(404,))
 async def read_report(call: Call) -> Answer:
-    """Spend, savings and refusals since an instant, by account, model and cause, of the accounts in reach."""
+    """Spend, savings against other ways, regret, refusals since an instant, of the accounts in reach.
+
+    From the order log where one is kept, so of all workers and earlier runs; else what this process saw.
+    """
     query: ReportQuery = call.query
-    now_ms = call.engine.rooms.clock.now_ms()
     since_ms = 0 if query.since is None else _instant_ms(query.since)
-    tally = call.house.tally
-    if query.account is not None:
-        accounts = [await call.reach(query.account)]
-    else:
-        doorman = call.house.doorman
-        accounts = [name for name in tally.accounts() if await doorman.within_reach(call.caller, name)]
-    report, from_ms = tally.report(since_ms, frozenset(accounts))
-    return {"since": instant_out(from_ms), "until": instant_out(now_ms), **report}
+    groupings = tuple(query.by.split(",")) if query.by else GROUPINGS
+    if strange := set(groupings) - set(GROUPINGS):
+        raise ApiFault.invalid(f"by: expected of {', '.join(GROUPINGS)}, found {min(strange)!r}")
+    if call.engine.config.store.order_log is not None:
+        return await _from_log(call, query.account, since_ms, groupings)
+    now_ms, tally = call.engine.rooms.clock.now_ms(), call.house.tally
+    accounts = await _in_reach(call, query.account, tally.accounts())
+    told, from_ms = tally.report(since_ms, frozenset(accounts))
+    kept = {
+        name: value for name, value in told.items() if not name.startswith("by_") or name[3:] in groupings
+    }
+    window = {"since": instant_out(from_ms), "until": instant_out(now_ms), "scope": "process"}
+    return {**window, "ways": None, "regret": None, **kept}
+
+
+async def _from_log(
+    call: Call, account: str | None, since_ms: int, groupings: Sequence[str]
+) -> dict[str, Any]:
+    """What the log of all workers tells; reading and solving happen in a process beside."""
+    path, now_ms = str(call.engine.config.store.order_log), call.engine.rooms.clock.now_ms()
+    call.engine.flush_log()
+    loop, beside = asyncio.get_running_loop(), call.house.planner
+    accounts: frozenset[str] | None = None
+    if account is not None or not call.caller.everywhere:
+        found = () if account is not None else await loop.run_in_executor(beside, accounts_in, path)
+        accounts = frozenset(await _in_reach(call, account, found))
+    work = partial(
+        report_from, path, since_ms=since_ms, accounts=accounts, by=groupings, time_limit_s=SOLVE_S
+    )
+    told = await loop.run_in_executor(beside, work)
+    window = {"since": instant_out(since_ms), "until": instant_out(now_ms), "scope": "log"}
+    return told | window
+
+
+async def _in_reach(call: Call, account: str | None, known: Iterable[str]) -> list[str]:
+    if account is not None:
+        return [await call.reach(account)]
+    return [name for name in known if await call.house.doorman.within_reach(call.caller, name)]
 
 
 def _instant_ms(text: str) -> int:

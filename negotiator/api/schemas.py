@@ -261,7 +261,11 @@ class PlanRequest(_Own):
 
 
 class ReportQuery(_Own):
-    """since: RFC 3339 date or instant, or milliseconds since 1970; absent = all that is known."""
+    """since: RFC 3339 date or instant, or milliseconds since 1970; absent = all that is known.
+
+    account: of this one alone. by: groupings, comma-separated, of account, model, task and cause; absent = all.
+    """
 
     since: Annotated[str, Field(max_length=40)] | None = None
     account: Identifier | None = None
+    by: Annotated[str, Field(max_length=40)] | None = None

@@ -22,11 +22,13 @@ __all__ = [
     "ModelEntry",
     "ModelsOut",
     "PlanOut",
+    "RegretOut",
     "ReportOut",
     "ReservationOut",
     "ReservedOut",
     "ResponseOut",
     "SettlementOut",
+    "WayOut",
 ]
 
 
@@ -209,14 +211,43 @@ class MarketOut(Exact):
     limits: list[dict[str, Any]]
 
 
+class WayOut(Exact):
+    """What a way of routing serves of the same orders; saved_usd: against it, on the orders that both serve."""
+
+    served: int
+    cost_usd: Dollars
+    quality: float | None
+    served_by_both: int
+    saved_usd: Dollars | None
+    saved_share: float | None
+
+
+class RegretOut(Exact):
+    """What was paid above the optimum as it looked beforehand, by what was not known then; the parts sum to it."""
+
+    orders: int
+    paid_usd: Dollars
+    optimum_beforehand_usd: Dollars
+    regret_usd: Dollars
+    parts_usd: dict[str, Dollars]
+    gap: float
+    could_serve: int
+
+
 class ReportOut(Open):
-    """Spend and savings."""
+    """Spend and savings. scope: ``log``, all processes that write it, or ``process``, this one since its start.
+
+    saved_usd: against the dearest offer that met the terms. ways, regret: only from a log.
+    """
 
     since: Instant
     until: Instant
+    scope: Literal["log", "process"]
     orders: int
     spend_usd: Dollars
     saved_usd: Dollars
+    ways: dict[str, WayOut] | None
+    regret: RegretOut | None
 
 
 class HealthOut(Open):
