@@ -171,9 +171,16 @@ class Ledger:
         """A hold by its id, None = unknown; raises StoreUnavailable. Whose account it is, is for the caller to check."""
         return await self._store.find_reservation(reservation_id)
 
-    async def settle_found(self, reservation: Reservation, billed_nusd: int) -> Settlement:
+    def take_back(self, reservation: Reservation) -> None:
+        """The house calls the model after all, under a hold that it had handed over."""
+        assert reservation.reservation_id not in self._live, f"{reservation.reservation_id} was not handed over"
+        self._live[reservation.reservation_id] = self._clock.now_ms()
+
+    async def settle_found(
+        self, reservation: Reservation, billed_nusd: int, *, house_nusd: int = 0, note: Note | None = None
+    ) -> Settlement:
         """Settle a hold that :meth:`find` gave; a second resolve is told which way the first went."""
-        return await self._settle(reservation, billed_nusd, 0, None)
+        return await self._settle(reservation, billed_nusd, house_nusd, note)
 
     async def void_found(self, reservation: Reservation) -> Settlement:
         """Void a hold that :meth:`find` gave; a second resolve is told which way the first went."""
