@@ -11,7 +11,7 @@ import numpy as np
 from providers.terms import Offer
 
 from .limits import Load
-from .plan_book import NO_LIMIT
+from .plan_asked import NO_LIMIT
 from .planning import PlannedBatch
 
 __all__ = ["OfferQueue", "queues_of", "unplanned"]
@@ -22,39 +22,29 @@ class OfferQueue:
     """Rows of a plan that go to one offer, the most valuable first, else as in the file."""
 
     plan: PlannedBatch
-    column: int
+    offer: Offer
     rows: deque[int]
-
-    @property
-    def offer(self) -> Offer:
-        """Whom they go to."""
-        return self.plan.book.offers[self.column]
 
     def load(self, row: int) -> Load:
         """What a row's call takes of its seller's limits."""
-        book, column = self.plan.book, self.column
-        return Load(
-            int(book.input_tokens[row, column]),
-            int(book.output_tokens[row, column]),
-            latency_ms=int(book.latency_ms_p50[row, column]),
-        )
+        return self.plan.load(row)
 
     def latency_ms_p95(self, row: int) -> int:
         """How long a row's call may take."""
-        return int(self.plan.book.latency_ms_p95[row, self.column])
+        return self.plan.latency_ms_p95(row)
 
     def expected_nusd(self, row: int) -> int:
         """What a row's call should cost."""
-        return int(self.plan.book.cost_nusd[row, self.column])
+        return self.plan.cost_nusd(row)
 
 
 def queues_of(plan: PlannedBatch) -> list[OfferQueue]:
     """Every offer that serves a line."""
     queues: dict[int, OfferQueue] = {}
     for row in _by_value(plan):
-        column = int(plan.plan.choice[row])
-        if column >= 0:
-            queues.setdefault(column, OfferQueue(plan, column, deque())).rows.append(row)
+        j = plan.offer(row)
+        if j >= 0:
+            queues.setdefault(j, OfferQueue(plan, plan.offers[j], deque())).rows.append(row)
     return list(queues.values())
 
 

@@ -25,10 +25,12 @@ class PlanFacts:
     @classmethod
     def of(cls, plan: PlannedBatch, rows: Sequence[LimitRow]) -> Self:
         """Of a plan and the sellers' limits it was made under."""
-        names = [f"{offer.key}:{offer.tier}" for offer in plan.book.offers]
-        choice = plan.plan.choice.tolist()
-        lines = {i: names[j] if j >= 0 else None for i, j in zip(plan.batch.ids, choice, strict=True)}
-        offers = dict(zip(names, plan.book.offers, strict=True))
+        names = [f"{offer.key}:{offer.tier}" for offer in plan.offers]
+        chosen = [plan.offer(row) for row in range(len(plan.batch))]
+        lines = {i: names[j] if j >= 0 else None for i, j in zip(plan.batch.ids, chosen, strict=True)}
+        offers = dict(
+            zip(reversed(names), reversed(plan.offers), strict=True)
+        )  # of several prices, the first
         return cls(lines, offers, {row.name: row.amount for row in rows})
 
     def since(self, earlier: PlanFacts) -> dict[str, Any] | None:

@@ -45,7 +45,8 @@ class BatchBook:
     cost: int64[n, m], expected nano-dollars. allowed: bool[n, m], the pair meets the request's own terms.
     input_tokens, output_tokens, cached_tokens, latency_ms: array[n] or array[n, m], what a call takes of limits.
     rows: sellers' limits, counted over ``horizon_ms``; left: what is left of some of them, by name, in that time.
-    account: int32[n], each request's account as an index into
+    slots: beginning and end of the parts of the horizon in which limits are counted apart, () = it is one; slot: the
+    part of each offer. account: int32[n], each request's account as an index into
     ``accounts`` (-1 = none); available_nusd: what each may still spend (None = no limit); parents: the index of each
     account's parent, -1 = root. total_budget_nusd, min_mean_quality: of the whole batch; the latter needs
     quality: float[n, m]. weight: float[n]. value: int64[n], nano-dollars.
@@ -61,6 +62,8 @@ class BatchBook:
     rows: Sequence[LimitRow] = ()
     horizon_ms: int = 60_000
     left: Mapping[str, int] | None = None
+    slots: Sequence[tuple[int, int]] = ()
+    slot: Sequence[int] = ()
     account: npt.NDArray[np.int32] | None = None
     accounts: Sequence[str] = ()
     available_nusd: Sequence[int | None] = ()
@@ -92,16 +95,21 @@ def _seller_rows(book: BatchBook) -> Iterator[Limit]:
     from solver import Limit
 
     usages: dict[RateKind, Any] = {}
+    slots = book.slots or [(0, book.horizon_ms)]
+    of_column = book.slot or [0] * len(book.offers)
     for row in book.rows:
-        columns = [j for j, offer in enumerate(book.offers) if row.covers(offer.provider, offer.model)]
-        if not columns:
-            continue
-        if row.kind not in usages:
-            usages[row.kind] = _usage(book, row.kind)
-        cap = row.cap_over(book.horizon_ms)
-        if book.left is not None:
-            cap = book.left.get(row.name, cap)
-        yield Limit(row.name, cap, models=columns, usage=usages[row.kind])
+        covered = [row.covers(offer.provider, offer.model) for offer in book.offers]
+        for number, (start_ms, end_ms) in enumerate(slots):
+            columns = [j for j, inside in enumerate(covered) if inside and of_column[j] == number]
+            if not columns:
+                continue
+            if row.kind not in usages:
+                usages[row.kind] = _usage(book, row.kind)
+            cap = row.cap_over(end_ms - start_ms)
+            if book.left is not None and not book.slots:
+                cap = book.left.get(row.name, cap)
+            name = f"{row.name}@{start_ms}ms" if book.slots else row.name
+            yield Limit(name, cap, models=columns, usage=usages[row.kind])
 
 
 def _usage(book: BatchBook, kind: RateKind) -> Any:

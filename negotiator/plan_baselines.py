@@ -15,11 +15,11 @@ import numpy.typing as npt
 from .clearing_batch import BatchBook, problem_of
 from .money import format_usd
 from .plan_book import PlanBook
-from .plan_fold import fold
 
 __all__ = ["Baseline", "baselines"]
 
 Bools = npt.NDArray[np.bool_]
+Money = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,73 +42,72 @@ def baselines(book: PlanBook, problem: BatchBook) -> dict[str, Baseline]:
     best mean quality, terms ignored. two_tier: a cheap model first, what it fails again on the best (expected cost
     and quality). as_requested: what the body names; where it leaves the model open, the best.
     """
-    standard = np.array([offer.tier == "standard" for offer in book.offers])
-    best = _column_of_best(book, standard)
-    only_best = book.able & _only(book, [best])
-    named = np.where(book.named.all(axis=1, keepdims=True), only_best, book.able & book.named & standard)
+    best = _model_of_best(book)
+    only_best = book.able & best
+    named = np.where(book.named.all(axis=1, keepdims=True), only_best, book.able & book.named)
     return {
-        "cheapest_feasible": _greedy(book, problem, book.allowed),
-        "always_best": _greedy(book, problem, only_best),
-        "two_tier": _two_tier(book, problem, standard, best),
-        "as_requested": _greedy(book, problem, named),
+        "cheapest_feasible": _greedy(book, problem, book.allowed, book.cost_nusd),
+        "always_best": _greedy(book, problem, only_best, book.plain_nusd),
+        "two_tier": _two_tier(book, problem, best),
+        "as_requested": _greedy(book, problem, named, book.plain_nusd),
     }
 
 
-def _column_of_best(book: PlanBook, standard: Bools) -> int:
-    """The standard offer with the best mean quality that can serve nearly whatever any offer can; -1 = none."""
-    if not len(book) or not standard.any():
-        return -1
+def _model_of_best(book: PlanBook) -> Bools:
+    """The columns of the model with the best mean quality that can serve nearly whatever any can."""
+    usable = _usable(book)
+    if not usable.any():
+        return usable
+    return _with_model_of(book, int(np.where(usable, book.quality.mean(axis=0), -1.0).argmax()))
+
+
+def _usable(book: PlanBook) -> Bools:
+    if not len(book):
+        return np.zeros(len(book.sold.columns), dtype=bool)
     reach = book.able.sum(axis=0)
-    usable = standard & (reach >= 0.95 * reach.max())
-    quality = np.where(usable, book.quality.mean(axis=0), -1.0)
-    return int(quality.argmax())
+    return np.asarray((reach >= 0.95 * reach.max()) & (reach > 0))
 
 
-def _only(book: PlanBook, columns: list[int]) -> Bools:
-    mask = np.zeros(len(book.offers), dtype=bool)
-    mask[[j for j in columns if j >= 0]] = True
-    return mask
+def _with_model_of(book: PlanBook, column: int) -> Bools:
+    """The columns, one per time slot, of the standard offer in this one."""
+    sold = book.sold
+    keys = [sold.offers[c.standard].key if c.standard >= 0 else None for c in sold.columns]
+    return np.array([key is not None and key == keys[column] for key in keys])
 
 
-def _greedy(book: PlanBook, problem: BatchBook, allowed: Bools) -> Baseline:
-    choice = _cheapest_first(problem, allowed)
+def _greedy(book: PlanBook, problem: BatchBook, allowed: Bools, cost: Money) -> Baseline:
+    choice = _cheapest_first(problem, allowed, cost)
     served = np.flatnonzero(choice >= 0)
     picked = choice[served]
     quality = book.quality[served, picked]
     return Baseline(
         served=len(served),
-        cost_nusd=int(book.cost_nusd[served, picked].sum()),
-        quality=round(float(quality.mean()), 4) if len(served) else None,
+        cost_nusd=int(cost[served, picked].sum(dtype=np.int64)),
+        quality=round(float(quality.mean(dtype=np.float64)), 4) if len(served) else None,
     )
 
 
-def _two_tier(book: PlanBook, problem: BatchBook, standard: Bools, best: int) -> Baseline:
+def _two_tier(book: PlanBook, problem: BatchBook, best: Bools) -> Baseline:
     """Cheap first; with the probability that its answer fails, the best one as well, where there is room for it."""
-    if best < 0:
+    if not best.any():
         return Baseline(0, 0, None)
-    cheap = _column_of_cheapest(book, standard)
-    first = _cheapest_first(problem, book.able & _only(book, [cheap]))
-    both = first >= 0
+    usable = _usable(book)
+    total = np.where(usable, book.plain_nusd.sum(axis=0, dtype=np.float64), np.inf)
+    cheap, dear = int(total.argmin()), int(best.argmax())
+    allowed = book.able & _with_model_of(book, cheap)
+    both = _cheapest_first(problem, allowed, book.plain_nusd) >= 0
     fails = 1.0 - book.quality[:, cheap].astype(np.float64)
-    again = np.where(both, fails * book.cost_nusd[:, best], 0.0)
-    cost = np.where(both, book.cost_nusd[:, cheap] + again, 0.0)
-    quality = 1.0 - fails * (1.0 - book.quality[:, best].astype(np.float64))
+    again = np.where(both, fails * book.plain_nusd[:, dear], 0.0)
+    cost = np.where(both, book.plain_nusd[:, cheap] + again, 0.0)
+    quality = 1.0 - fails * (1.0 - book.quality[:, dear].astype(np.float64))
     served = int(both.sum())
     return Baseline(
         served, round(float(cost.sum())), round(float(quality[both].mean()), 4) if served else None
     )
 
 
-def _column_of_cheapest(book: PlanBook, standard: Bools) -> int:
-    reach = book.able.sum(axis=0)
-    usable = standard & (reach >= 0.95 * reach.max())
-    cost = np.where(usable, book.cost_nusd.sum(axis=0, dtype=np.float64), np.inf)
-    return int(cost.argmin())
-
-
-def _cheapest_first(problem: BatchBook, allowed: Bools) -> npt.NDArray[np.int32]:
+def _cheapest_first(problem: BatchBook, allowed: Bools, cost: Money) -> npt.NDArray[np.int32]:
     from solver.greedy import cheapest_first
 
-    plain = replace(problem, allowed=allowed, total_budget_nusd=None, min_mean_quality=None)
-    folded = fold(plain)
-    return folded.unfold(cheapest_first(problem_of(folded.book)[0]))
+    plain = replace(problem, allowed=allowed, cost=cost, total_budget_nusd=None, min_mean_quality=None)
+    return cheapest_first(problem_of(plain)[0])

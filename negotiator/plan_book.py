@@ -1,12 +1,14 @@
 """A batch as arrays: what every offer would charge every order, how well it would do, and which pairs meet the terms.
 
 The same judgement as :mod:`negotiator.policy`, for n orders x m offers at once; tested to agree with it pair by pair.
+Offers that use the same of every limit, such as the tiers of one model, share a column per time slot: the cheapest
+that the order accepts stands in it. No plan is lost by that, and every bound proven of the columns holds for the offers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from statistics import NormalDist
 from typing import Any, Final
 
@@ -15,218 +17,328 @@ import numpy.typing as npt
 
 from providers.quoting_arrays import QuoteArrays, quote_arrays
 from providers.terms import TOKENS_PER_RATE, Offer
-from providers.tokens import REFERENCE, VOCABULARIES, count_chat
 
-from .engine_rooms import Rooms
-from .intake import capabilities_of, prompt_text
-from .order import Order
+from .plan_asked import Asked
+from .plan_offers import Column, Sold
+from .plan_tokens import Counts
 from .policy import matches_any
+from .quality import Quality
 
-__all__ = ["NO_LIMIT", "PlanBook", "build_book", "join_books", "sold_now"]
+__all__ = ["Pair", "Pairs", "PlanBook", "build_book", "entered", "join_books"]
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
+Money = npt.NDArray[np.int64 | np.int32]
 Singles = npt.NDArray[np.float32]
 
-NO_LIMIT: Final = 2**62
+DEAREST: Final = np.iinfo(np.int64).max
 Z95: Final = 1.6448536269514722
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlanBook:
-    """n orders x m offers.
+    """n orders x m columns, each a group of offers in a time slot.
 
-    able: the offer can do it at all (capabilities, context, tier). named: it is the model the body names, or the body
-    leaves it open. allowed: both, and it meets every term.
-    cost_nusd, ceiling_nusd: expected and ceiling price. input_tokens, output_tokens: what counts against limits.
-    Token counts and latencies are float32, as the solver reads them: exact to 16,777,216.
-    quality: the estimate's mean. value_nusd, limit_nusd: per order, NO_LIMIT = none. account: its number per order.
+    allowed: some offer of the column meets every term. pick: the cheapest of those, as a number of ``sold.offers``;
+    cost_nusd, ceiling_nusd, latency_ms_p50, latency_ms_p95: its expected and ceiling price and its latencies.
+    able: the column's standard offer can do it at all, for plain_nusd. named: it is the model the body names, or the
+    body leaves it open. input_tokens, output_tokens: what counts against limits. Token counts and latencies are
+    float32, as the solver reads them: exact to 16,777,216. quality: the estimate's mean. value_nusd: per order,
+    NO_LIMIT = none. account: its number per order. counted: the tokens of the order were counted, not estimated.
     """
 
-    offers: tuple[Offer, ...]
-    able: Bools
-    named: Bools
+    sold: Sold
     allowed: Bools
-    cost_nusd: Ints
-    ceiling_nusd: npt.NDArray[np.int64 | np.int32]
+    pick: npt.NDArray[np.uint16]
+    cost_nusd: Money
+    ceiling_nusd: Money
+    able: Bools
+    plain_nusd: Money
+    named: Bools
     input_tokens: Singles
     output_tokens: Singles
     latency_ms_p50: Singles
     latency_ms_p95: npt.NDArray[np.int32]
-    quality: npt.NDArray[np.float32]
+    quality: Singles
     value_nusd: Ints
-    limit_nusd: Ints
     account: npt.NDArray[np.int32]
+    counted: Bools
 
     def __len__(self) -> int:
         return len(self.value_nusd)
 
-
-def sold_now(rooms: Rooms) -> tuple[Offer, ...]:
-    """All offers of local sellers that are well; remote sellers, who price each request, are not planned with."""
-    return tuple(
-        offer
-        for seller in rooms.sellers.values()
-        for offer in seller.offers()
-        if offer.tier != "cached" and "embeddings" not in offer.tags
-    )
+    def part(self, rows: Sequence[int]) -> PlanBook:
+        """The book of some of the orders."""
+        return replace(self, **{name: getattr(self, name)[rows] for name in _arrays()})
 
 
-def build_book(
-    rooms: Rooms, offers: Sequence[Offer], orders: Sequence[Order], accounts: dict[str, int], quantile: float
-) -> PlanBook:
-    """The book of some orders. ``accounts`` numbers accounts and grows; ``quantile``: of output counted against limits."""
-    batch = _Batch(rooms, offers, orders, NormalDist().inv_cdf(quantile))
-    for j, offer in enumerate(offers):
-        batch.price(j, offer)
-    named = _masks(
-        orders, offers, lambda o: (o.named,), lambda offer, name: name in (None, offer.model, offer.key)
-    )
-    return PlanBook(
-        offers=tuple(offers),
-        able=batch.able,
-        named=named,
-        allowed=batch.able & batch.met & named & _meets_lists(orders, offers),
-        cost_nusd=batch.cost,
-        ceiling_nusd=_narrow(batch.ceiling),
-        input_tokens=batch.inputs,
-        output_tokens=batch.outputs,
-        latency_ms_p50=batch.p50,
-        latency_ms_p95=batch.p95,
-        quality=batch.quality.astype(np.float32),
-        value_nusd=_column(orders, lambda o: NO_LIMIT if o.value_nusd is None else o.value_nusd),
-        limit_nusd=batch.limit,
-        account=np.array([accounts.setdefault(o.account, len(accounts)) for o in orders], dtype=np.int32),
-    )
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair:
+    """One offer and the orders it is able to serve: ``rows``, and an array over them for everything else.
+
+    met: it meets every term, with the time slot left out of the deadline. unsure: an estimate may have decided that.
+    """
+
+    rows: npt.NDArray[np.intp]
+    met: Bools
+    cost_nusd: Ints
+    ceiling_nusd: Ints
+    input_tokens: Ints
+    output_tokens: Ints
+    latency_ms_p50: Ints
+    latency_ms_p95: Ints
+    spread_nusd: Ints
+    unsure: Bools
 
 
-class _Batch:
-    """Arrays in the making: per-order columns once, then offer by offer."""
+class Pairs:
+    """Every offer's word on the orders of a chunk: per-order columns once, then offer by offer."""
 
-    def __init__(self, rooms: Rooms, offers: Sequence[Offer], orders: Sequence[Order], z: float) -> None:
-        models = tuple(dict.fromkeys(offer.model for offer in offers))
-        column = [models.index(offer.model) for offer in offers]
-        self.quality, spread, wanted, wanted_p95 = (
-            part[:, column] for part in _estimates(rooms, orders, models)
+    def __init__(
+        self,
+        asked: Asked,
+        sold: Sold,
+        quality: Quality,
+        quantile: float,
+        counts: Counts,
+    ) -> None:
+        account, named, floor, margin, deadline, ttft, limit, value, output, task, needs, lists = (
+            asked.columns()
         )
-        self._wanted, self._wanted_p95, self._z = wanted.astype(np.int64), wanted_p95.astype(np.int64), z
-        vocabularies = {REFERENCE, *(offer.vocabulary for offer in offers)} & VOCABULARIES.keys()
-        self._tokens = {
-            name: np.array([count_chat(order.body, name) for order in orders], dtype=np.int64)
-            for name in sorted(vocabularies)
-        }
-        self._asked = _column(orders, lambda o: o.max_output_tokens or 0)
-        self._deadline = _column(orders, lambda o: NO_LIMIT if o.deadline_ms is None else o.deadline_ms)
-        self._ttft = _column(orders, lambda o: NO_LIMIT if o.ttft_ms is None else o.ttft_ms)
-        self.limit = _column(orders, lambda o: NO_LIMIT if o.limit_nusd is None else o.limit_nusd)
-        margin = np.array([o.quality_margin for o in orders])[:, None]
-        self.met = self.quality - margin * spread >= np.array([o.min_quality for o in orders])[:, None]
-        self.able = _able(orders, offers)
-        shape = (len(orders), len(offers))
-        self.cost, self.ceiling = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        self.inputs, self.outputs = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        self.p50, self.p95 = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
+        offers = sold.offers
+        self.sold, self.counts, self._z = sold, counts, NormalDist().inv_cdf(quantile)
+        models = tuple(dict.fromkeys(offer.model for offer in offers))
+        self.model = [models.index(offer.model) for offer in offers]
+        self.quality, spread, self._wanted, self._wanted_p95 = _estimates(
+            quality, asked.prompts, task, models
+        )
+        self.account, self.value = account, np.array(value, dtype=np.int64)
+        self.deadline = np.array(deadline, dtype=np.int64)
+        self._ttft, self.limit = np.array(ttft, dtype=np.int64), np.array(limit, dtype=np.int64)
+        self._asked = np.array(output, dtype=np.int64)
+        sure = self.quality - np.array(margin).reshape(-1, 1) * spread
+        self._good = sure >= np.array(floor).reshape(-1, 1)
+        self._able = _masks(
+            needs, offers, lambda offer, tiers, needed: offer.tier in tiers and needed <= offer.tags
+        )
+        self.named = _masks(
+            [(name,) for name in named], offers, lambda offer, name: name in (None, offer.model, offer.key)
+        )
+        self._listed = _masks(lists, offers, _meets_lists)
 
-    def price(self, j: int, offer: Offer) -> None:
-        """Fill in the column of one offer."""
-        counted = None if offer.vocabulary == REFERENCE else self._tokens.get(offer.vocabulary)
-        quoted = quote_arrays(offer, self._tokens[REFERENCE], counted, self._asked, self._wanted[:, j])
-        self.able[:, j] &= quoted.quoted
-        ceiling, fits = self._within_limit(offer, quoted, self._wanted_p95[:, j])
-        in_time = (quoted.latency_ms_p95 <= self._deadline) & (quoted.ttft_ms_p95 <= self._ttft)
-        self.met[:, j] &= fits & in_time
-        self.cost[:, j], self.ceiling[:, j] = np.minimum(quoted.expected_nusd, ceiling), ceiling
-        self.inputs[:, j] = quoted.input_tokens
-        longest = _quantile(self._wanted[:, j], self._wanted_p95[:, j], self._z)
-        self.outputs[:, j] = np.clip(longest, 1, quoted.max_output_tokens)
-        self.p50[:, j], self.p95[:, j] = quoted.latency_ms_p50, quoted.latency_ms_p95
+    def __len__(self) -> int:
+        return len(self.value)
 
-    def _within_limit(self, offer: Offer, quoted: QuoteArrays, wanted_p95: Ints) -> tuple[Ints, Bools]:
+    def hurry(self, elapsed_ms: int, left_ms: int | None) -> None:
+        """Take from every deadline what has passed of it, and allow none beyond what is left for all."""
+        self.deadline -= elapsed_ms
+        if left_ms is not None:
+            np.minimum(self.deadline, left_ms, out=self.deadline)
+
+    def priced(self, j: int) -> Pair:
+        """One offer's pairs."""
+        offer, model = self.sold.offers[j], self.model[j]
+        rows = np.flatnonzero(self._able[:, j])
+        reference, own = self.counts.of(offer.vocabulary)
+        wanted, wanted_p95, asked = (
+            self._wanted[rows, model],
+            self._wanted_p95[rows, model],
+            self._asked[rows],
+        )
+        counted = None if own is None else own[rows]
+        quoted = quote_arrays(offer, reference[rows], counted, asked, wanted)
+        keep = quoted.quoted
+        ceiling, fits = self._within_limit(offer, quoted, self.limit[rows], asked, wanted_p95)
+        in_time = (quoted.latency_ms_p95 <= self.deadline[rows]) & (quoted.ttft_ms_p95 <= self._ttft[rows])
+        terms = in_time & self._good[rows, model] & self.named[rows, j] & self._listed[rows, j]
+        rates = offer.rates_for(0)
+        off = np.ceil(self.counts.off(offer.vocabulary) * quoted.covered_tokens).astype(np.int64)
+        off[self.counts.counted[rows]] = 0
+        spread_nusd = -(-off * rates.input_nusd_per_mtok // TOKENS_PER_RATE)
+        edge = np.abs(quoted.ceiling_nusd - self.limit[rows]) <= 2 * spread_nusd
+        edge |= quoted.covered_tokens + off > offer.context_tokens - offer.max_output_tokens
+        for step in offer.steps[1:]:
+            edge |= np.abs(quoted.covered_tokens - step.from_input_tokens) <= off
+        longest = _quantile(wanted, wanted_p95, self._z)
+        return Pair(
+            rows=rows[keep],
+            met=(fits & terms)[keep],
+            cost_nusd=np.minimum(quoted.expected_nusd, ceiling)[keep],
+            ceiling_nusd=ceiling[keep],
+            input_tokens=quoted.input_tokens[keep],
+            output_tokens=np.clip(longest, 1, quoted.max_output_tokens)[keep],
+            latency_ms_p50=quoted.latency_ms_p50[keep],
+            latency_ms_p95=quoted.latency_ms_p95[keep],
+            spread_nusd=spread_nusd[keep],
+            unsure=(edge & terms & (off > 0))[keep],
+        )
+
+    @staticmethod
+    def _within_limit(
+        offer: Offer, quoted: QuoteArrays, limit: Ints, asked: Ints, wanted_p95: Ints
+    ) -> tuple[Ints, Bools]:
         """Ceilings, cut to the output that the limit allows where the buyer set no bound, and which fit."""
-        ceiling = quoted.ceiling_nusd.copy()
-        fits = ceiling <= self.limit
+        ceiling = quoted.ceiling_nusd
+        fits = ceiling <= limit
+        open_ = ~fits & (asked == 0)
+        if not open_.any():
+            return ceiling, fits
+        ceiling = ceiling.copy()
         rate = np.full(len(ceiling), offer.steps[0].rates.output_nusd_per_mtok, dtype=np.int64)
         for step in offer.steps[1:]:
             rate[quoted.covered_tokens >= step.from_input_tokens] = step.rates.output_nusd_per_mtok
-        left = np.minimum(self.limit - quoted.ceiling_input_nusd, ceiling)
+        left = np.minimum(limit - quoted.ceiling_input_nusd, ceiling)
         affordable = np.where(
             rate > 0, left * TOKENS_PER_RATE // np.maximum(rate, 1), quoted.max_output_tokens
         )
         affordable = np.minimum(affordable, quoted.max_output_tokens)
         least = np.maximum(1, np.minimum(wanted_p95, quoted.max_output_tokens))
-        cut = ~fits & (self._asked == 0) & (left >= 0) & (affordable >= least)
+        cut = open_ & (left >= 0) & (affordable >= least)
         ceiling[cut] = (quoted.ceiling_input_nusd - (-affordable * rate // TOKENS_PER_RATE))[cut]
         return ceiling, fits | cut
 
 
+def build_book(pairs: Pairs, accounts: dict[str, int]) -> tuple[PlanBook, Bools]:
+    """The book of a chunk, and the orders whose best column an estimate of their tokens may have decided.
+
+    ``accounts`` numbers accounts in the order met, and grows.
+    """
+    sold = pairs.sold
+    shape = len(pairs), len(sold.columns)
+    made: dict[str, npt.NDArray[Any]] = {
+        "pick": np.zeros(shape, np.uint16),
+        "cost_nusd": np.full(shape, DEAREST, np.int64),
+        "ceiling_nusd": np.zeros(shape, np.int64),
+        "able": np.zeros(shape, bool),
+        "plain_nusd": np.zeros(shape, np.int64),
+        "input_tokens": np.zeros(shape, np.float32),
+        "output_tokens": np.zeros(shape, np.float32),
+        "latency_ms_p50": np.zeros(shape, np.float32),
+        "latency_ms_p95": np.zeros(shape, np.int32),
+    }
+    unsure = np.zeros(len(pairs), bool)
+    low, high = np.full(shape, DEAREST, np.int64), np.full(shape, DEAREST, np.int64)
+    for j in range(len(sold.offers)):
+        pair = pairs.priced(j)
+        unsure[pair.rows[pair.unsure]] = True
+        for c in sold.columns_of(j):
+            better = _enter(made, c, sold.columns[c], j, pair, pairs.deadline)
+            at = pair.rows[better], c
+            low[at] = (pair.cost_nusd - pair.spread_nusd)[better]
+            high[at] = (pair.cost_nusd + pair.spread_nusd)[better]
+    unsure |= _close(low, high, sold)
+    allowed: Bools = made["cost_nusd"] < DEAREST
+    made["cost_nusd"][~allowed] = 0
+    for name in ("cost_nusd", "ceiling_nusd", "plain_nusd"):
+        made[name] = _narrow(made[name])
+    first = [column.members[0] for column in sold.columns]
+    book = PlanBook(
+        sold=sold,
+        allowed=allowed,
+        named=pairs.named[:, first],
+        quality=pairs.quality[:, [pairs.model[j] for j in first]].astype(np.float32),
+        value_nusd=pairs.value,
+        account=np.array([accounts.setdefault(a, len(accounts)) for a in pairs.account], dtype=np.int32),
+        counted=pairs.counts.counted,
+        **made,
+    )
+    return book, unsure & ~pairs.counts.counted
+
+
+def _enter(
+    made: dict[str, npt.NDArray[Any]], c: int, column: Column, j: int, pair: Pair, deadline: Ints
+) -> Bools:
+    """Put an offer into a column of its, and in front where it is the cheapest so far that meets the terms."""
+    rows = pair.rows
+    met = pair.met
+    if column.latest_ms:
+        met = met & (pair.latency_ms_p95 <= deadline[rows] - column.latest_ms)
+    made["input_tokens"][rows, c] = pair.input_tokens
+    made["output_tokens"][rows, c] = pair.output_tokens
+    if j == column.standard:
+        made["able"][rows, c], made["plain_nusd"][rows, c] = True, pair.cost_nusd
+    better = met & (pair.cost_nusd < made["cost_nusd"][rows, c])
+    at = rows[better], c
+    made["pick"][at] = j
+    for name in ("cost_nusd", "ceiling_nusd", "latency_ms_p50", "latency_ms_p95"):
+        made[name][at] = getattr(pair, name)[better]
+    return np.asarray(better)
+
+
+def _close(low: Ints, high: Ints, sold: Sold) -> Bools:
+    """bool[n]: orders of which another offer might be cheaper than the cheapest, were the tokens counted."""
+    n = len(low)
+    now = [c for c, column in enumerate(sold.columns) if column.slot == 0]
+    if not n or len(now) < 2:
+        return np.zeros(n, bool)
+    low, high = low[:, now], high[:, now]
+    best = high.argmin(axis=1)
+    rows = np.arange(n)
+    most = high[rows, best].copy()
+    low[rows, best] = DEAREST
+    return np.asarray((low.min(axis=1) < most) & (most < DEAREST))
+
+
 def join_books(books: list[PlanBook]) -> PlanBook:
     """Books of parts of a batch as one. ``books`` is emptied: each array's parts go when the whole is there."""
-    offers = books[0].offers
-    names = [f.name for f in fields(PlanBook) if f.name != "offers"]
-    parts = {name: [getattr(book, name) for book in books] for name in names}
+    sold = books[0].sold
+    parts = {name: [getattr(book, name) for book in books] for name in _arrays()}
     books.clear()
-    return PlanBook(offers=offers, **{name: np.concatenate(parts.pop(name)) for name in names})
+    return PlanBook(sold=sold, **{name: np.concatenate(parts.pop(name)) for name in _arrays()})
+
+
+def entered(book: PlanBook, rows: npt.NDArray[np.intp], part: PlanBook) -> PlanBook:
+    """The book with some orders as they are in another."""
+    changed = {}
+    for name in _arrays():
+        old, new = getattr(book, name), getattr(part, name)
+        changed[name] = old.astype(np.promote_types(old.dtype, new.dtype), copy=False)
+        changed[name][rows] = new
+    return replace(book, **changed)
+
+
+def _arrays() -> list[str]:
+    return [f.name for f in fields(PlanBook) if f.name != "sold"]
 
 
 def _estimates(
-    rooms: Rooms, orders: Sequence[Order], models: tuple[str, ...]
+    quality: Quality, prompts: Sequence[str], tasks: Sequence[str | None], models: tuple[str, ...]
 ) -> tuple[npt.NDArray[Any], ...]:
     """Mean, sd, expected output and its p95, each n x models; tasks are estimated apart."""
-    tasks: dict[str | None, list[int]] = {}
-    for i, order in enumerate(orders):
-        tasks.setdefault(order.task, []).append(i)
-    parts = tuple(np.zeros((len(orders), len(models))) for _ in range(4))
-    for task, index in tasks.items():
-        one = rooms.quality.estimate_many([prompt_text(orders[i].body) for i in index], models, task=task)
+    by_task: dict[str | None, list[int]] = {}
+    for i, task in enumerate(tasks):
+        by_task.setdefault(task, []).append(i)
+    shape = len(prompts), len(models)
+    parts = (np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
+    for task, index in by_task.items():
+        one = quality.estimate_many([prompts[i] for i in index], models, task=task)
         for part, name in zip(parts, ("mean", "sd", "output_tokens", "output_tokens_p95"), strict=True):
             part[index] = getattr(one, name)
     return parts
 
 
-def _able(orders: Sequence[Order], offers: Sequence[Offer]) -> Bools:
-    """Whether an offer is in a tier the buyer takes and can do what the body uses."""
-    return _masks(
-        orders,
-        offers,
-        lambda order: (order.tiers, capabilities_of(order.body)),
-        lambda offer, tiers, needs: offer.tier in tiers and needs <= offer.tags,
+def _meets_lists(
+    offer: Offer, require: frozenset[str], models: tuple[str, ...], exclude: tuple[str, ...]
+) -> bool:
+    """Whether an offer meets the terms that are lists."""
+    return (
+        require <= offer.tags
+        and (not models or matches_any(offer.key, models))
+        and not (exclude and matches_any(offer.key, exclude))
     )
 
 
-def _meets_lists(orders: Sequence[Order], offers: Sequence[Offer]) -> Bools:
-    """Whether an offer meets the terms that are lists: require, models, exclude."""
-    return _masks(
-        orders,
-        offers,
-        lambda order: (order.require, order.models, order.exclude),
-        lambda offer, require, models, exclude: (
-            require <= offer.tags
-            and (not models or matches_any(offer.key, models))
-            and not (exclude and matches_any(offer.key, exclude))
-        ),
-    )
-
-
-def _masks(
-    orders: Sequence[Order],
-    offers: Sequence[Offer],
-    key: Callable[[Order], tuple[Any, ...]],
-    test: Callable[..., bool],
-) -> Bools:
+def _masks(keys: Sequence[tuple[Any, ...]], offers: Sequence[Offer], test: Callable[..., bool]) -> Bools:
     """bool[n, m] of a test that depends on few different keys: each is tested once."""
     rows: dict[tuple[Any, ...], int] = {}
-    which = [rows.setdefault(key(order), len(rows)) for order in orders]
+    which = [rows.setdefault(key, len(rows)) for key in keys]
     table = [[test(offer, *values) for offer in offers] for values in rows]
     return np.array(table, dtype=bool).reshape(len(rows), len(offers))[which]
 
 
-def _narrow(values: Ints) -> npt.NDArray[np.int64 | np.int32]:
+def _narrow(values: Ints) -> Money:
     """The same numbers in half the memory, where all fit."""
     return values.astype(np.int32) if values.max(initial=0) < 2**31 else values
-
-
-def _column(orders: Sequence[Order], value: Callable[[Order], int]) -> Ints:
-    return np.array([value(order) for order in orders], dtype=np.int64)
 
 
 def _quantile(mean: Ints, p95: Ints, z: float) -> Ints:

@@ -12,7 +12,7 @@ import orjson
 from .errors import InputInvalid
 from .wire import RequestLine, request_line_from
 
-__all__ = ["LineFault", "PlanLine", "RequestFile", "read_file", "read_lines"]
+__all__ = ["MAX_LINE_BYTES", "LineFault", "PlanLine", "RequestFile", "read_file", "read_lines", "repeated"]
 
 MAX_LINE_BYTES: Final = 32 * 2**20
 
@@ -44,47 +44,125 @@ class RequestFile:
     def __iter__(self) -> Iterator[PlanLine | LineFault]:
         return read_file(self.path)
 
-    def at(self, offsets: Iterable[int]) -> Iterator[PlanLine]:
-        """The requests whose lines begin at these bytes. Raises InputInvalid when the file has changed."""
+    @property
+    def size(self) -> int:
+        """Bytes. Raises InputInvalid when it cannot be read or holds nothing."""
         try:
-            with open(self.path, "rb") as file:
-                for offset in offsets:
-                    file.seek(offset)
-                    read = _read(0, file.readline(MAX_LINE_BYTES + 1))
-                    if isinstance(read, LineFault):
-                        raise InputInvalid(
-                            f"{self.path}: expected the file as it was first read, found it changed"
-                        )
-                    yield read
+            size = self.path.stat().st_size
+            with self.path.open("rb"):
+                pass
         except OSError as error:
             raise _unreadable(self.path, error) from None
+        if not size:
+            raise _empty(self.path)
+        return size
+
+    def lines(self, start: int, end: int) -> Iterator[tuple[int, int, bytes]]:
+        """``(number, offset, bytes)`` of the lines that begin at bytes ``start`` to ``end``, numbered from 1 there.
+
+        Of an over-long line one byte more than :data:`MAX_LINE_BYTES` is read and the rest passed over.
+        """
+        try:
+            with self.path.open("rb") as file:
+                if start:
+                    file.seek(start - 1)
+                    start += _passed(file) - 1
+                for number, (offset, line) in enumerate(_raw(file, start), start=1):
+                    if offset >= end:
+                        return
+                    yield number, offset, line
+        except OSError as error:
+            raise _unreadable(self.path, error) from None
+
+    def sample(self, most: int) -> Iterator[tuple[int, int, bytes]]:
+        """At most so many lines, as :meth:`lines` gives them, spread evenly over the file."""
+        size, last = self.size, -1
+        try:
+            with self.path.open("rb") as file:
+                for k in range(most):
+                    at = k * size // most
+                    if at:
+                        file.seek(at - 1)
+                        at += _passed(file) - 1
+                    line = file.readline(MAX_LINE_BYTES + 1)
+                    if line and at > last:
+                        last = at
+                        yield k, at, line
+        except OSError as error:
+            raise _unreadable(self.path, error) from None
+
+    def lines_about(self, most: int) -> int:
+        """How many lines there are, from the lengths of so many."""
+        lengths = [len(line) for _, _, line in self.sample(most)]
+        return self.size * len(lengths) // max(1, sum(lengths))
+
+    def raw(self, offsets: Iterable[int]) -> Iterator[bytes]:
+        """The lines that begin at these bytes."""
+        try:
+            with self.path.open("rb") as file:
+                for offset in offsets:
+                    file.seek(offset)
+                    yield file.readline(MAX_LINE_BYTES + 1)
+        except OSError as error:
+            raise _unreadable(self.path, error) from None
+
+    def at(self, offsets: Iterable[int]) -> Iterator[PlanLine]:
+        """The requests whose lines begin at these bytes. Raises InputInvalid when the file has changed."""
+        for line in self.raw(offsets):
+            read = _read(0, line)
+            if isinstance(read, LineFault):
+                raise InputInvalid(f"{self.path}: expected the file as it was first read, found it changed")
+            yield read
+
+    def changed(self, expected: str, found: str) -> InputInvalid:
+        """What is said where a line is not the one that was first read there."""
+        return InputInvalid(f"{self.path}: expected {expected!r} where it was first read, found {found!r}")
 
 
 def read_file(path: str | Path) -> Iterator[PlanLine | LineFault]:
     """The lines of a JSONL file. Raises InputInvalid when it cannot be read or holds no line at all."""
-    empty = True
-    at = [0, 0]  # where the line just read begins, and where the next one does
+    empty, at = True, 0
 
     def tracked(file: BinaryIO) -> Iterator[bytes]:
-        while line := file.readline(MAX_LINE_BYTES + 1):
-            at[0], size = at[1], len(line)
-            if not line.endswith(b"\n") and size > MAX_LINE_BYTES:  # the rest is counted, not kept
-                while part := file.readline(MAX_LINE_BYTES):
-                    size += len(part)
-                    if part.endswith(b"\n"):
-                        break
-            at[1] += size
+        nonlocal at
+        for offset, line in _raw(file, 0):
+            at = offset
             yield line
 
     try:
         with open(path, "rb") as file:
             for line in read_lines(tracked(file)):
                 empty = False
-                yield PlanLine(line.number, line.request, at[0]) if isinstance(line, PlanLine) else line
+                yield PlanLine(line.number, line.request, at) if isinstance(line, PlanLine) else line
     except OSError as error:
         raise _unreadable(path, error) from None
     if empty:
-        raise InputInvalid(f"{path}: expected at least one request, found an empty file")
+        raise _empty(path)
+
+
+def _raw(file: BinaryIO, start: int) -> Iterator[tuple[int, bytes]]:
+    """Where each line begins, and the line; of an over-long one the rest is counted, not kept."""
+    offset = start
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        size = len(line)
+        if not line.endswith(b"\n") and size > MAX_LINE_BYTES:
+            size += _passed(file)
+        yield offset, line
+        offset += size
+
+
+def _passed(file: BinaryIO) -> int:
+    """Bytes to the end of a line, which are read and let go."""
+    size = 0
+    while part := file.readline(MAX_LINE_BYTES):
+        size += len(part)
+        if part.endswith(b"\n"):
+            break
+    return size
+
+
+def _empty(path: str | Path) -> InputInvalid:
+    return InputInvalid(f"{path}: expected at least one request, found an empty file")
 
 
 def _unreadable(path: str | Path, error: OSError) -> InputInvalid:
@@ -102,10 +180,13 @@ def read_lines(lines: Iterable[bytes | str | dict[str, Any]]) -> Iterator[PlanLi
             custom_id = read.request.custom_id
             first = seen.setdefault(custom_id, number)
             if first != number:
-                read = LineFault(
-                    number, f"custom_id: expected each once, found {custom_id!r} of line {first} again"
-                )
+                read = repeated(number, custom_id, first)
         yield read
+
+
+def repeated(number: int, custom_id: str, first: int) -> LineFault:
+    """The fault of a line whose id an earlier one has."""
+    return LineFault(number, f"custom_id: expected each once, found {custom_id!r} of line {first} again")
 
 
 def _read(number: int, line: bytes | str | dict[str, Any]) -> PlanLine | LineFault:

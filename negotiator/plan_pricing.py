@@ -1,75 +1,92 @@
-"""Price a batch chunk by chunk while it is read, on as many threads as pay: tokenizer and NumPy let go of the GIL."""
+"""Price the lines of a batch, some at a time: asked in, book out. What is needed for it can be sent to another process."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import Final, Self
+from dataclasses import dataclass
+from typing import Final
 
-from .engine_rooms import Rooms
-from .order import Order
-from .plan_book import PlanBook, build_book, join_books, sold_now
+import numpy as np
+import numpy.typing as npt
 
-__all__ = ["Pricer"]
+from .plan_asked import Asked, Intake
+from .plan_book import Pairs, PlanBook, build_book, entered, join_books
+from .plan_offers import Sold
+from .plan_tokens import Counts, Guess, count_tokens, used_vocabularies
+from .quality import Quality
+
+__all__ = ["PRICED_AT_ONCE", "BookMaker", "Pricing"]
+
+PRICED_AT_ONCE: Final = 2_000
+"""Lines priced at a time: enough for NumPy, few enough for the cache."""
 
 BLOCK: Final = 50
-"""Chunks joined at a time: large arrays go back to the system when they go, thousands of small ones do not."""
-
-THREADS: Final = 2
-MAX_WAITING: Final = 4
-"""Chunks whose orders are held at a time; the reader waits for the oldest."""
+"""Parts joined at a time: large arrays go back to the system when they go, thousands of small ones do not."""
 
 
-class Pricer:
-    """Orders in, their book out; the book does not depend on the threads.
+@dataclass(frozen=True, slots=True)
+class Pricing:
+    """All that pricing needs of a market.
 
-    accounts: every account met, numbered in the order of the lines. threaded: price beside the reader; else at once.
+    guess: how tokens are estimated, None = all are counted. elapsed_ms: how much of the deadlines is gone, where time
+    slots count from the beginning of the batch. left_ms: a deadline that all have, None = none.
     """
 
-    def __init__(self, rooms: Rooms, quantile: float, *, threaded: bool) -> None:
+    sold: Sold
+    quality: Quality
+    quantile: float
+    intake: Intake
+    guess: Guess | None = None
+    elapsed_ms: int = 0
+    left_ms: int | None = None
+
+    def book(self, asked: Asked, accounts: dict[str, int]) -> PlanBook:
+        """The book of some lines. Those whose estimate could decide anything are counted and priced again."""
+        vocabularies = used_vocabularies(self.sold.offers)
+        counts = count_tokens(asked.texts, vocabularies, self.guess)
+        book, unsure = self._built(asked, counts, accounts)
+        if not unsure.any():
+            return book
+        rows = np.flatnonzero(unsure)
+        part = asked.part(rows.tolist())
+        again, _ = self._built(part, count_tokens(part.texts, vocabularies), accounts)
+        return entered(book, rows, again)
+
+    def _built(
+        self, asked: Asked, counts: Counts, accounts: dict[str, int]
+    ) -> tuple[PlanBook, npt.NDArray[np.bool_]]:
+        pairs = Pairs(asked, self.sold, self.quality, self.quantile, counts)
+        pairs.hurry(self.elapsed_ms, self.left_ms)
+        return build_book(pairs, accounts)
+
+
+class BookMaker:
+    """Books of parts of a batch, joined as they come. accounts: every account met, numbered by the order of lines."""
+
+    def __init__(self, pricing: Pricing) -> None:
         self.accounts: dict[str, int] = {}
-        self._rooms = rooms
-        self._quantile = quantile
-        self._offers = sold_now(rooms)
+        self._pricing = pricing
         self._books: list[PlanBook] = []
         self._blocks: list[PlanBook] = []
-        self._waiting: deque[Future[PlanBook]] = deque()
-        self._threads = ThreadPoolExecutor(THREADS, "negotiator-price") if threaded else None
 
-    def __enter__(self) -> Self:
-        return self
+    def add(self, asked: Asked) -> None:
+        """Price the next lines."""
+        self.keep(self._pricing.book(asked, self.accounts))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._threads is not None:
-            self._threads.shutdown(cancel_futures=True)
-
-    def add(self, orders: Sequence[Order]) -> None:
-        """Price the next orders; with threads it returns before they are priced, and waits where too many wait."""
-        for order in orders:  # here, so that numbers follow the lines and no thread writes the dict
-            self.accounts.setdefault(order.account, len(self.accounts))
-        if self._threads is None:
-            self._keep(self._price(orders))
-            return
-        self._waiting.append(self._threads.submit(self._price, orders))
-        if len(self._waiting) > MAX_WAITING:
-            self._keep(self._waiting.popleft().result())
-
-    def book(self) -> PlanBook:
-        """The book of all orders added, in their order."""
-        while self._waiting:
-            self._keep(self._waiting.popleft().result())
-        if self._books or not self._blocks:
-            self._blocks.append(join_books(self._books or [self._price(())]))
-        return join_books(self._blocks)
-
-    def _keep(self, book: PlanBook) -> None:
+    def keep(self, book: PlanBook) -> None:
+        """Take the book of the next lines, its accounts numbered as here."""
         self._books.append(book)
         if len(self._books) == BLOCK:
             self._blocks.append(join_books(self._books))
 
-    def _price(self, orders: Sequence[Order]) -> PlanBook:
-        return build_book(self._rooms, self._offers, orders, self.accounts, self._quantile)
+    def number(self, names: Sequence[str]) -> npt.NDArray[np.int32]:
+        """The numbers of accounts, new ones in the order given."""
+        numbers = [self.accounts.setdefault(name, len(self.accounts)) for name in names]
+        return np.array(numbers, dtype=np.int32)
+
+    def book(self) -> PlanBook:
+        """The book of all lines, in their order."""
+        if self._books or not self._blocks:
+            empty = [] if self._books else [self._pricing.book(Asked(), self.accounts)]
+            self._blocks.append(join_books(self._books or empty))
+        return join_books(self._blocks)

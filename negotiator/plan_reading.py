@@ -6,12 +6,14 @@ import asyncio
 from array import array
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from itertools import islice, zip_longest
+from typing import TYPE_CHECKING, Any, Final
 
-from .errors import InputInvalid, Rejected
+from .errors import Rejected
 from .intake import DEFAULT_ACCOUNT
 from .order import Order
-from .plan_lines import LineFault, PlanLine, RequestFile
+from .plan_asked import Asked, Intake, read_asked
+from .plan_lines import LineFault, PlanLine, RequestFile, repeated
 from .wire import Terms
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["CHUNK", "Progress", "ReadBatch", "read_orders"]
 
 CHUNK: Final = 2_000
+"""Lines priced at a time."""
+
 YIELD: Final = 64
 """Lines read between two looks at who else wants to go on: a server that plans keeps answering."""
 
@@ -50,55 +54,55 @@ class ReadBatch:
 
     def part(self, rows: Sequence[int]) -> ReadBatch:
         """Some of the requests, in the order given, without the faults."""
-        return ReadBatch(
+        return replace(
+            self,
             orders=[] if self.file else [self.orders[row] for row in rows],
             ids=[self.ids[row] for row in rows],
-            file=self.file,
+            faults=[],
             offsets=array("q", [self.offsets[row] for row in rows]) if self.file else self.offsets,
-            account=self.account,
-            defaults=self.defaults,
-            until_ms=self.until_ms,
         )
+
+    def left_ms(self, now_ms: int) -> int | None:
+        """How much time there is for all of it, None = any."""
+        return None if self.until_ms is None else max(1, self.until_ms - now_ms)
 
     async def order(self, engine: Engine, row: int, *, planned: bool = True) -> Order:
         """One request; with ``planned`` False under its own deadline alone.
 
         Raises InputInvalid when the file is no longer what it was.
         """
-        order = self.orders[row] if self.file is None else (await self._again(engine, row, row + 1))[0]
-        return self._in_time(engine, [order])[0] if planned else order
+        if self.file is None:
+            order = self.orders[row]
+        else:
+            (line,) = self.file.at([self.offsets[row]])
+            if line.request.custom_id != self.ids[row]:
+                raise self.file.changed(self.ids[row], line.request.custom_id)
+            order = await _order(engine, line, self.account, self.defaults)
+        left_ms = self.left_ms(engine.rooms.clock.now_ms()) if planned else None
+        if left_ms is None or (order.deadline_ms is not None and order.deadline_ms <= left_ms):
+            return order
+        return replace(order, deadline_ms=left_ms)
 
-    async def chunks(self, engine: Engine) -> AsyncIterator[list[Order]]:
-        """All requests, some at a time."""
+    async def asked(self, engine: Engine) -> AsyncIterator[Asked]:
+        """What all requests ask, some at a time. Raises InputInvalid when the file is no longer what it was."""
+        intake = Intake(engine.config.profiles, self.account, self.defaults)
         for start in range(0, len(self), CHUNK):
             end = min(start + CHUNK, len(self))
-            orders = self.orders[start:end] if self.file is None else await self._again(engine, start, end)
-            yield self._in_time(engine, orders)
-
-    def _in_time(self, engine: Engine, orders: list[Order]) -> list[Order]:
-        if self.until_ms is None:
-            return orders
-        left_ms = max(1, self.until_ms - engine.rooms.clock.now_ms())
-        return [
-            order
-            if order.deadline_ms is not None and order.deadline_ms <= left_ms
-            else replace(order, deadline_ms=left_ms)
-            for order in orders
-        ]
-
-    async def _again(self, engine: Engine, start: int, end: int) -> list[Order]:
-        assert self.file is not None
-        orders = []
-        for row, line in enumerate(self.file.at(self.offsets[start:end]), start=start):
-            if line.request.custom_id != self.ids[row]:
-                raise InputInvalid(
-                    f"{self.file.path}: expected {self.ids[row]!r} where it was first read, "
-                    f"found {line.request.custom_id!r}"
-                )
-            orders.append(await _order(engine, line, self.account, self.defaults))
-            if row % YIELD == 0:
-                await asyncio.sleep(0)
-        return orders
+            if self.file is None:
+                part = Asked()
+                for row in range(start, end):
+                    part.add(self.orders[row])
+                    if row % YIELD == 0:
+                        await asyncio.sleep(0)
+                yield part
+                continue
+            places = self.offsets[start:end]
+            lines = [(0, at, line) for at, line in zip(places, self.file.raw(places), strict=True)]
+            part = await _asked(engine, lines, intake)
+            for expected, found in zip_longest(self.ids[start:end], part.ids, fillvalue="nothing"):
+                if expected != found:
+                    raise self.file.changed(expected, found)
+            yield part
 
 
 async def read_orders(
@@ -109,15 +113,16 @@ async def read_orders(
     account: str = DEFAULT_ACCOUNT,
     defaults: Terms | None = None,
     until_ms: int | None = None,
-    seen: Callable[[list[Order]], None] | None = None,
 ) -> ReadBatch:
-    """Room 1 for every line: orders, and what is wrong with the lines that are none.
+    """Room 1 for every line: orders, and what is wrong with the lines that are none. A file's orders are not kept.
 
-    account, defaults, until_ms: see :class:`ReadBatch`. seen: is given every chunk of orders once, in their order; those of a file are kept nowhere else.
+    account, defaults, until_ms: see :class:`ReadBatch`.
     """
-    file = lines if isinstance(lines, RequestFile) else None
-    batch = ReadBatch(file=file, account=account, defaults=defaults, until_ms=until_ms)
-    chunk: list[Order] = []
+    batch = ReadBatch(account=account, defaults=defaults, until_ms=until_ms)
+    if isinstance(lines, RequestFile):
+        batch.file = lines
+        await _read_file(engine, lines, batch, progress)
+        return batch
     for line in lines:
         if isinstance(line, LineFault):
             batch.faults.append(line)
@@ -128,27 +133,44 @@ async def read_orders(
             fault = LineFault(line.number, refused.reject.message, line.request.custom_id)
             batch.faults.append(fault)
             continue
-        chunk.append(order)
+        batch.orders.append(order)
         batch.ids.append(line.request.custom_id)
-        batch.offsets.append(line.offset)
         if len(batch) % YIELD == 0:
             await asyncio.sleep(0)
-        if len(chunk) == CHUNK:
-            chunk = _hand_over(batch, chunk, seen)
-            if progress is not None:
-                progress("read", len(batch))
-    _hand_over(batch, chunk, seen)
+        if progress is not None and len(batch) % CHUNK == 0:
+            progress("read", len(batch))
     return batch
 
 
-def _hand_over(
-    batch: ReadBatch, chunk: list[Order], seen: Callable[[list[Order]], None] | None
-) -> list[Order]:
-    if batch.file is None:
-        batch.orders += chunk
-    if seen is not None and chunk:
-        seen(chunk)
-    return []
+async def _read_file(engine: Engine, file: RequestFile, batch: ReadBatch, progress: Progress | None) -> None:
+    intake, seen = Intake(engine.config.profiles, batch.account, batch.defaults), dict[str, int]()
+    source = file.lines(0, file.size)
+    while chunk := list(islice(source, CHUNK)):
+        asked = await _asked(engine, chunk, intake)
+        faults = list(asked.faults)
+        for custom_id, number, offset in zip(asked.ids, asked.numbers, asked.offsets, strict=True):
+            first = seen.setdefault(custom_id, number)
+            if first != number:
+                faults.append(repeated(number, custom_id, first))
+                continue
+            batch.ids.append(custom_id)
+            batch.offsets.append(offset)
+        batch.faults += sorted(faults, key=lambda fault: fault.number)
+        if progress is not None:
+            progress("read", len(batch))
+
+
+async def _asked(engine: Engine, lines: Sequence[tuple[int, int, Any]], intake: Intake) -> Asked:
+    """What lines ask; default budgets that are not known yet are looked up and entered in ``intake``."""
+    while True:
+        asked = Asked()
+        for start in range(0, len(lines), YIELD):
+            read_asked(lines[start : start + YIELD], intake, asked)
+            await asyncio.sleep(0)
+        if not asked.missing:
+            return asked
+        for account in asked.missing:
+            intake.budgets[account] = await engine.rooms.ledger.default_budget_nusd(account)
 
 
 async def _order(engine: Engine, line: PlanLine, account: str, defaults: Terms | None) -> Order:

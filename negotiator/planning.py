@@ -9,23 +9,30 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from providers.terms import Offer
+
 from .clearing_batch import BatchBook, BatchOffer, BatchPlan, clear_batch
 from .engine_book import Job, judged
 from .errors import Reject, RejectCode
 from .intake import DEFAULT_ACCOUNT
+from .limits import Load
 from .money import format_usd
+from .plan_asked import NO_LIMIT, Asked, Intake, read_asked
 from .plan_baselines import Baseline, baselines
-from .plan_book import NO_LIMIT, PlanBook
-from .plan_fold import fold
+from .plan_book import PlanBook
 from .plan_lines import RequestFile, read_lines
-from .plan_pricing import Pricer
+from .plan_offers import TimeSlot
+from .plan_pricing import BookMaker, Pricing
 from .plan_reading import Progress, ReadBatch, read_orders
+from .plan_shards import makers_of, price_file
+from .plan_slots import sold_over
+from .plan_tokens import fit_guess, used_vocabularies
 from .wire import PlanOptions
 from .wire_out import reject_out
 
@@ -37,10 +44,20 @@ __all__ = ["PlannedBatch", "ReadBatch", "plan_batch", "plan_requests", "read_ord
 EXPLAINED_AT_MOST: Final = 1_000
 """Refused lines that get counter-offers; beyond, a line has its code alone."""
 
+SAMPLE: Final = 1_000
+"""Lines of a file that are looked at first: what deadlines there are, how many tokens a text of some size has."""
+
+COUNTED_AT_MOST: Final = 50_000
+"""Lines of which all tokens are counted; of a larger file many are estimated."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlannedBatch:
-    """A batch, its plan and its proof. rejects: by row number, what the unserved hear."""
+    """A batch, its plan and its proof.
+
+    rejects: by row number, what the unserved hear. off_p99: how far an estimate of tokens is from the count, as a share,
+    in 99 of 100 lines of a sample; 0 = all were counted.
+    """
 
     options: PlanOptions
     batch: ReadBatch
@@ -48,12 +65,46 @@ class PlannedBatch:
     plan: BatchPlan
     rejects: dict[int, Reject]
     baselines: dict[str, Baseline]
+    off_p99: float = 0.0
 
     @property
     def mean_quality(self) -> float | None:
         """The mean estimated quality of the served, None = nothing is served."""
         served = np.flatnonzero(self.plan.choice >= 0)
-        return float(self.book.quality[served, self.plan.choice[served]].mean()) if len(served) else None
+        mean = self.book.quality[served, self.plan.choice[served]].mean(dtype=np.float64)
+        return float(mean) if len(served) else None
+
+    @property
+    def offers(self) -> tuple[Offer, ...]:
+        """All offers of the plan."""
+        return self.book.sold.offers
+
+    def offer(self, row: int) -> int:
+        """Which of the offers a request goes to, -1 = it is refused."""
+        column = int(self.plan.choice[row])
+        return int(self.book.pick[row, column]) if column >= 0 else -1
+
+    def slot(self, row: int) -> TimeSlot:
+        """When a served request starts."""
+        sold = self.book.sold
+        return sold.slots[sold.columns[int(self.plan.choice[row])].slot]
+
+    def cost_nusd(self, row: int) -> int:
+        """The expected price of a served request."""
+        return int(self.book.cost_nusd[row, self.plan.choice[row]])
+
+    def latency_ms_p95(self, row: int) -> int:
+        """How long the call of a served request may take."""
+        return int(self.book.latency_ms_p95[row, self.plan.choice[row]])
+
+    def load(self, row: int) -> Load:
+        """What a served request takes of its seller's limits."""
+        column, book = int(self.plan.choice[row]), self.book
+        return Load(
+            int(book.input_tokens[row, column]),
+            int(book.output_tokens[row, column]),
+            latency_ms=int(book.latency_ms_p50[row, column]),
+        )
 
     def summary(self) -> dict[str, Any]:
         """The contract's summary."""
@@ -68,6 +119,12 @@ class PlannedBatch:
             "gap": plan.gap,
             "termination": plan.termination,
             "horizon_ms": self.options.horizon_ms,
+            "slots": self._slots(),
+            "tokens": {
+                "counted": int(self.book.counted.sum()),
+                "estimated": int((~self.book.counted).sum()),
+                "off_p99": self.off_p99,
+            },
             "errors": [{"line": fault.number, "message": fault.message} for fault in self.batch.faults],
             "rejects": dict(sorted(refused.items())),
             "limits": [
@@ -82,32 +139,50 @@ class PlannedBatch:
             "baselines": {name: baseline.out() for name, baseline in self.baselines.items()},
         }
 
+    def _slots(self) -> list[dict[str, int]]:
+        """Where the horizon was cut, and how many start in each part."""
+        sold = self.book.sold
+        columns = np.array([column.slot for column in sold.columns], dtype=np.int64)
+        served = self.plan.choice[self.plan.choice >= 0]
+        count = np.bincount(columns[served], minlength=len(sold.slots)) if len(columns) else [0]
+        return [
+            {"start_ms": slot.start_ms, "end_ms": slot.end_ms, "served": int(n)}
+            for slot, n in zip(sold.slots, count, strict=True)
+        ]
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """One row per request, in the order of the lines."""
+        book, nothing = self.book, dict.fromkeys(_SERVED)
         for i, custom_id in enumerate(self.batch.ids):
-            j = int(self.plan.choice[i])
-            if j < 0:
-                yield {
-                    "custom_id": custom_id,
-                    **dict.fromkeys(_SERVED),
-                    "reject": reject_out(self.rejects[i]),
-                }
+            column = int(self.plan.choice[i])
+            if column < 0:
+                yield {"custom_id": custom_id, **nothing, "reject": reject_out(self.rejects[i])}
                 continue
-            offer, book = self.book.offers[j], self.book
+            offer = self.offers[self.offer(i)]
             yield {
                 "custom_id": custom_id,
                 "provider": offer.provider,
                 "model": offer.model,
                 "tier": offer.tier,
-                "expected_usd": format_usd(int(book.cost_nusd[i, j])),
-                "ceiling_usd": format_usd(int(book.ceiling_nusd[i, j])),
-                "latency_ms_p95": int(book.latency_ms_p95[i, j]),
-                "quality": round(float(book.quality[i, j]), 4),
+                "slot_start_ms": self.slot(i).start_ms,
+                "expected_usd": format_usd(int(book.cost_nusd[i, column])),
+                "ceiling_usd": format_usd(int(book.ceiling_nusd[i, column])),
+                "latency_ms_p95": int(book.latency_ms_p95[i, column]),
+                "quality": round(float(book.quality[i, column]), 4),
                 "reject": None,
             }
 
 
-_SERVED: Final = ("provider", "model", "tier", "expected_usd", "ceiling_usd", "latency_ms_p95", "quality")
+_SERVED: Final = (
+    "provider",
+    "model",
+    "tier",
+    "slot_start_ms",
+    "expected_usd",
+    "ceiling_usd",
+    "latency_ms_p95",
+    "quality",
+)
 
 
 async def plan_requests(
@@ -118,16 +193,23 @@ async def plan_requests(
     *,
     account: str = DEFAULT_ACCOUNT,
     apart: Executor | None = None,
+    processes: int = 1,
 ) -> PlannedBatch:
     """The plan of lines in OpenAI's batch format (dicts, text, or what :mod:`plan_lines` read).
 
     account: of lines that name none. apart: where to solve, None = here and now. A
-    :class:`~negotiator.plan_lines.RequestFile` is streamed: of its lines only numbers are kept.
+    :class:`~negotiator.plan_lines.RequestFile` is streamed: of its lines only numbers are kept. processes: that price
+    a large file; with more than one the main module is imported again in each, so it must be importable.
     """
-    read = lines if isinstance(lines, (Iterator, RequestFile)) else read_lines(lines)
-    with _pricer(engine, read, options) as pricer:
-        batch = await read_orders(engine, read, progress, account=account, seen=pricer.add)
-        return await _planned(engine, batch, pricer, options, progress, apart)
+    if not isinstance(lines, RequestFile):
+        read = lines if isinstance(lines, Iterator) else read_lines(lines)
+        batch = await read_orders(engine, read, progress, account=account)
+        return await plan_batch(engine, batch, options, progress, apart=apart)
+    sample = read_asked(lines.sample(SAMPLE), Intake(engine.config.profiles, account))
+    pricing = _pricing(engine, options, account, sample, lines.lines_about(SAMPLE))
+    with makers_of(pricing, lines.size, processes) as makers:
+        batch, maker = await price_file(engine, lines, pricing, makers, progress)
+    return await _planned(engine, batch, maker, pricing, options, progress, apart)
 
 
 async def plan_batch(
@@ -137,48 +219,69 @@ async def plan_batch(
     progress: Progress | None = None,
     *,
     apart: Executor | None = None,
+    elapsed_ms: int = 0,
 ) -> PlannedBatch:
-    """The cheapest feasible plan of orders that were read, its proof, and the baselines beside it."""
-    with _pricer(engine, batch.file, options) as pricer:
-        async for orders in batch.chunks(engine):
-            pricer.add(orders)
-            await asyncio.sleep(0)
-        return await _planned(engine, batch, pricer, options, progress, apart)
+    """The cheapest feasible plan of orders that were read, its proof, and the baselines beside it.
+
+    elapsed_ms: how long ago the batch began, which its deadlines count from where the horizon has slots.
+    """
+    rooms, deadlines = engine.rooms, list[int]()
+    if options.slots > 1:
+        deadlines = [row[4] - elapsed_ms async for part in batch.asked(engine) for row in part.rows]
+    sold = sold_over(rooms, options.horizon_ms, options.slots, deadlines, len(batch))
+    pricing = Pricing(
+        sold,
+        rooms.quality,
+        options.usage_quantile,
+        Intake(engine.config.profiles, batch.account, batch.defaults),
+        elapsed_ms=elapsed_ms,
+        left_ms=batch.left_ms(rooms.clock.now_ms()),
+    )
+    maker = BookMaker(pricing)
+    async for part in batch.asked(engine):
+        maker.add(part)
+        await asyncio.sleep(0)  # a server goes on serving
+    return await _planned(engine, batch, maker, pricing, options, progress, apart)
 
 
-def _pricer(engine: Engine, source: object, options: PlanOptions) -> Pricer:
-    """Threads pay for files; a server's own requests are priced between other people's."""
-    return Pricer(engine.rooms, options.usage_quantile, threaded=isinstance(source, RequestFile))
+def _pricing(engine: Engine, options: PlanOptions, account: str, sample: Asked, lines: int) -> Pricing:
+    """How a file is priced: slots and the estimate of tokens are learnt from a sample of it."""
+    rooms = engine.rooms
+    sold = sold_over(rooms, options.horizon_ms, options.slots, [row[4] for row in sample.rows], lines)
+    guess = None
+    if options.tokens == "auto" and lines > COUNTED_AT_MOST:
+        guess = fit_guess(sample.texts, used_vocabularies(sold.offers))
+    intake = Intake(engine.config.profiles, account)
+    return Pricing(sold, rooms.quality, options.usage_quantile, intake, guess)
 
 
 async def _planned(
     engine: Engine,
     batch: ReadBatch,
-    pricer: Pricer,
+    maker: BookMaker,
+    pricing: Pricing,
     options: PlanOptions,
     progress: Progress | None,
     apart: Executor | None,
 ) -> PlannedBatch:
-    book = pricer.book()
+    book = maker.book()
     if progress is not None:
         progress("priced", len(batch))
-    problem = await _problem(engine, book, options, pricer.accounts)
-    folded = fold(problem)
+    problem = await _problem(engine, book, options, maker.accounts)
     solve = partial(
         clear_batch,
-        folded.book,
+        problem,
         objective=options.objective,
         gap=options.gap,
         time_limit_s=options.time_limit_s,
         seed=options.seed,
     )
     plan = solve() if apart is None else await asyncio.get_running_loop().run_in_executor(apart, solve)
-    plan = replace(plan, choice=folded.unfold(plan.choice))
-    del folded, solve  # a gigabyte at a million lines
     if progress is not None:
         progress("solved", len(batch))
     rejects = await _rejects(engine, batch, plan)
-    return PlannedBatch(options, batch, book, plan, rejects, baselines(book, problem))
+    off_p99 = max(pricing.guess.off.values()) if pricing.guess is not None else 0.0
+    return PlannedBatch(options, batch, book, plan, rejects, baselines(book, problem), round(off_p99, 4))
 
 
 async def _problem(
@@ -199,15 +302,19 @@ async def _problem(
         if not chain:
             available[account] = 0  # unknown: the ledger will refuse it, so the plan must not count on it
     names = sorted(numbers, key=numbers.__getitem__)
+    sold = book.sold
+    offers = [sold.offers[column.members[0]] for column in sold.columns]
     return BatchBook(
-        offers=[BatchOffer(offer.provider, offer.model, offer.tier) for offer in book.offers],
-        cost=book.cost_nusd,
+        offers=[BatchOffer(offer.provider, offer.model, offer.tier) for offer in offers],
+        cost=book.cost_nusd.astype(np.int64),
         allowed=book.allowed,
         input_tokens=book.input_tokens,
         output_tokens=book.output_tokens,
         latency_ms=book.latency_ms_p50,
         rows=rooms.capacity.rows,
         horizon_ms=options.horizon_ms,
+        slots=[(slot.start_ms, slot.end_ms) for slot in sold.slots] if len(sold.slots) > 1 else (),
+        slot=[column.slot for column in sold.columns],
         account=book.account,
         accounts=names,
         available_nusd=[available.get(name) for name in names],

@@ -118,6 +118,8 @@ class PlanOptions(_Frozen):
     min_mean_quality: Share | None = None
     usage_quantile: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.9
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    slots: Annotated[int, Field(ge=1, le=12)] = 1
+    tokens: Literal["auto", "counted"] = "auto"
 
 
 def describe_invalid(error: ValidationError) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "REPLY_TOKENS",
     "VOCABULARIES",
     "ChatTokens",
+    "chat_texts",
     "count_chat",
     "count_text",
     "estimate_chat",
@@ -93,6 +94,16 @@ def count_text(text: str, vocabulary: str = REFERENCE) -> int:
 def count_chat(body: Mapping[str, Any], vocabulary: str = REFERENCE) -> int:
     """Input tokens of an OpenAI chat body: messages, tools, schema, images by a documented constant."""
     return sum(_weigh(piece, vocabulary) for piece in _pieces(body)) + REPLY_TOKENS
+
+
+def chat_texts(body: Mapping[str, Any]) -> tuple[list[str], int]:
+    """The texts of a body that are counted, and what the rest of it weighs: :func:`count_chat` is the sum of both."""
+    texts: list[str] = []
+    fixed = REPLY_TOKENS
+    for piece in _pieces(body):
+        texts += piece.texts
+        fixed += piece.fixed
+    return texts, fixed
 
 
 def estimate_chat(body: Mapping[str, Any]) -> int:

@@ -212,8 +212,8 @@ def test_a_file_that_changes_while_it_is_run_ends_the_run_in_one_sentence(tmp_pa
     path.write_text("\n".join(map(json.dumps, lines(5))))
 
     class Swapped(RequestFile):
-        def __iter__(self) -> Any:
-            yield from RequestFile(self.path)
+        def lines(self, start: int, end: int) -> Any:
+            yield from super().lines(start, end)
             path.write_text("\n".join(map(json.dumps, reversed(lines(5)))))
 
     async def play() -> None:

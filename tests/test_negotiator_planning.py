@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,18 @@ from negotiator.config import Config
 from negotiator.engine import Engine
 from negotiator.engine_book import Job, ask
 from negotiator.errors import InputInvalid
-from negotiator.plan_book import build_book, sold_now
-from negotiator.plan_fold import fold
+from negotiator.order import Order
+from negotiator.plan_asked import Asked
+from negotiator.plan_book import Pairs
 from negotiator.plan_lines import LineFault, PlanLine, RequestFile, read_file, read_lines
+from negotiator.plan_slots import sold_over
+from negotiator.plan_tokens import count_tokens, used_vocabularies
 from negotiator.planning import plan_requests, read_orders
 from negotiator.store import Account
 from negotiator.wire import PlanOptions
 from providers.clock import LoopClock, run_virtual
 from providers.simulated import default_sellers
-from solver import solve, verify
+from solver import solve
 
 
 @asynccontextmanager
@@ -48,15 +50,28 @@ def line(
     }
 
 
+def pairs_of(engine: Engine, orders: list[Order]) -> Pairs:
+    asked, sold = Asked(), sold_over(engine.rooms, 60_000, 1)
+    for order in orders:
+        asked.add(order)
+    counts = count_tokens(asked.texts, used_vocabularies(sold.offers))
+    return Pairs(asked, sold, engine.rooms.quality, 0.9, counts)
+
+
 def test_the_arrays_judge_as_policy_does(root: Path) -> None:
     """Pair by pair over the whole example workload: expected and ceiling price, p95, and whether it is eligible."""
 
     async def run() -> None:
         async with market() as engine:
             orders = (await read_orders(engine, read_file(root / "examples" / "workload.jsonl"))).orders
-            offers = sold_now(engine.rooms)
-            book = build_book(engine.rooms, offers, orders, {}, 0.9)
+            pairs = pairs_of(engine, orders)
+            offers = pairs.sold.offers
             column = {(o.provider, o.model, o.tier): j for j, o in enumerate(offers)}
+            words = [pairs.priced(j) for j in range(len(offers))]
+            allowed = np.zeros((len(orders), len(offers)), dtype=bool)
+            for j, word in enumerate(words):
+                allowed[word.rows[word.met], j] = True
+            place = [{row: at for at, row in enumerate(word.rows.tolist())} for word in words]
             compared = 0
             for i, order in enumerate(orders):
                 eligible = np.zeros(len(offers), dtype=bool)
@@ -67,19 +82,20 @@ def test_the_arrays_judge_as_policy_does(root: Path) -> None:
                     quote = candidate.quote
                     j = column[quote.provider, quote.model, quote.tier]
                     if any(discount.kind in ("idle", "cache_hit") for discount in quote.discounts):
-                        eligible[j] = book.allowed[i, j]  # a reduction of the moment, which no plan counts on
+                        eligible[j] = allowed[i, j]  # a reduction of the moment, which no plan counts on
                         continue
                     eligible[j] = candidate.eligible
                     if not candidate.eligible:
                         continue
                     single = (candidate.expected_nusd, candidate.ceiling_nusd, quote.latency_ms.p95)
+                    word, at = words[j], place[j][i]
                     assert single == (
-                        book.cost_nusd[i, j],
-                        book.ceiling_nusd[i, j],
-                        book.latency_ms_p95[i, j],
+                        word.cost_nusd[at],
+                        word.ceiling_nusd[at],
+                        word.latency_ms_p95[at],
                     )
                     compared += 1
-                assert (eligible == book.allowed[i]).all(), order.body
+                assert (eligible == allowed[i]).all(), order.body
             assert compared > 500
 
     run_virtual(run())
@@ -224,8 +240,10 @@ def test_a_streamed_file_has_the_plan_of_the_same_lines_held(root: Path, tmp_pat
                 "allowed",
                 "able",
                 "named",
+                "pick",
                 "cost_nusd",
                 "ceiling_nusd",
+                "latency_ms_p95",
                 "input_tokens",
                 "quality",
                 "account",
@@ -297,8 +315,8 @@ def test_counter_offers_are_made_although_many_others_found_no_room() -> None:
     run_virtual(run())
 
 
-def test_folding_tiers_loses_nothing() -> None:
-    """Folded and whole batch have the same optimum; the unfolded choice keeps all limits and costs what was proven."""
+def test_offers_that_share_a_column_lose_nothing() -> None:
+    """All offers apart and the plan's columns have the same optimum; its choice keeps all limits at the cost proven."""
 
     async def run() -> None:
         async with market(limits_scale=0.02) as engine:
@@ -306,29 +324,41 @@ def test_folding_tiers_loses_nothing() -> None:
             late = {"tiers": ["standard", "flex"], "deadline_ms": 20_000}
             lines = [line(f"r{n}", f"Say {n}.", (tiers, late, {})[n % 3], max_tokens=60) for n in range(60)]
             orders = (await read_orders(engine, read_lines(lines))).orders
-            book = build_book(engine.rooms, sold_now(engine.rooms), orders, {}, 0.9)
-            batch = BatchBook(
-                offers=[BatchOffer(o.provider, o.model, o.tier) for o in book.offers],
-                cost=book.cost_nusd,
-                allowed=book.allowed,
-                input_tokens=book.input_tokens,
-                output_tokens=book.output_tokens,
-                latency_ms=book.latency_ms_p50,
-                rows=engine.rooms.capacity.rows,
-            )
-            folded = fold(batch)
-            assert len(folded.book.offers) < len(batch.offers) / 2
-            whole, small = problem_of(batch)[0], problem_of(folded.book)[0]
-            exact, plan = (solve(problem, gap=0, time_limit_s=10) for problem in (whole, small))
-            choice = folded.unfold(plan.choice)
+            planned = await plan_requests(engine, lines, PlanOptions(gap=0, time_limit_s=10))
+            whole = problem_of(apart(engine, pairs_of(engine, orders)))[0]
+            exact = solve(whole, gap=0, time_limit_s=10)
+            plan = planned.plan
+            assert len(planned.book.sold.columns) < whole.m / 2
+            choice = np.array([planned.offer(row) for row in range(len(lines))], dtype=np.int32)
             served = np.flatnonzero(choice >= 0)
-            assert batch.allowed[served, choice[served]].all()
-            assert batch.cost[served, choice[served]].sum() == plan.cost
+            assert whole.allowed[served, choice[served]].all()
+            assert whole.cost[served, choice[served]].sum() == plan.cost_nusd
             assert plan.served == exact.served
-            assert plan.cost_bound <= exact.cost
-            assert exact.cost_bound <= plan.cost
-            tiers_used = {batch.offers[j].tier for j in choice[served]}
-            assert {"standard", "batch"} <= tiers_used
-            assert verify(whole, replace(plan, choice=choice)).violations == ()
+            assert plan.cost_bound_nusd <= exact.cost
+            assert exact.cost_bound <= plan.cost_nusd
+            assert {"standard", "batch"} <= {planned.offers[j].tier for j in choice[served]}
+            assert all(limit.used <= limit.cap for limit in plan.limits)
 
     run_virtual(run())
+
+
+def apart(engine: Engine, pairs: Pairs) -> BatchBook:
+    """Every offer as a column of its own."""
+    offers = pairs.sold.offers
+    shape = len(pairs), len(offers)
+    cost, allowed = np.zeros(shape, np.int64), np.zeros(shape, bool)
+    inputs, outputs, busy = (np.zeros(shape, np.float32) for _ in range(3))
+    for j in range(len(offers)):
+        word = pairs.priced(j)
+        cost[word.rows, j], allowed[word.rows, j] = word.cost_nusd, word.met
+        inputs[word.rows, j], outputs[word.rows, j] = word.input_tokens, word.output_tokens
+        busy[word.rows, j] = word.latency_ms_p50
+    return BatchBook(
+        offers=[BatchOffer(o.provider, o.model, o.tier) for o in offers],
+        cost=cost,
+        allowed=allowed,
+        input_tokens=inputs,
+        output_tokens=outputs,
+        latency_ms=busy,
+        rows=engine.rooms.capacity.rows,
+    )

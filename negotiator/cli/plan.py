@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import orjson
 from rich.console import Console
 
@@ -43,6 +45,14 @@ _FLAGS = (
     click.option(
         "--usage-quantile", type=float, help="Output counted against limits at this quantile (0.9)."
     ),
+    click.option(
+        "--slots", type=int, help="Parts of the horizon with limits and prices of their own, at most (1)."
+    ),
+    click.option(
+        "--tokens",
+        type=click.Choice(["auto", "counted"]),
+        help="Estimate tokens of large files where a count changes nothing (default), or count all.",
+    ),
     click.option("--seed", type=int, help="Seed of the solver (default 0)."),
 )
 OPTION_NAMES = tuple(PlanOptions.model_fields)
@@ -71,7 +81,9 @@ def command(file: Path, out: Path | None, config_path: Path | None, as_json: boo
             bar.update(task, description=stage, completed=done, facts=facts)
 
         async def work(market: Engine) -> PlannedBatch:
-            return await plan_requests(market, RequestFile(file), given, progress)
+            return await plan_requests(
+                market, RequestFile(file), given, progress, processes=os.cpu_count() or 1
+            )
 
         planned = with_market(config_path, work, quiet=as_json)
     if out is not None:
@@ -135,13 +147,12 @@ def _per_request(nusd: int, served: int) -> float:
 
 def _by_offer(planned: PlannedBatch) -> list[list[str]]:
     count: dict[int, list[int]] = {}
-    for i, j in enumerate(planned.plan.choice.tolist()):
-        if j >= 0:
-            so_far = count.setdefault(j, [0, 0])
-            so_far[0] += 1
-            so_far[1] += int(planned.book.cost_nusd[i, j])
+    for row in np.flatnonzero(planned.plan.choice >= 0).tolist():
+        so_far = count.setdefault(planned.offer(row), [0, 0])
+        so_far[0] += 1
+        so_far[1] += planned.cost_nusd(row)
     ranked = sorted(count.items(), key=lambda item: -item[1][0])
-    offers = planned.book.offers
+    offers = planned.offers
     return [
         [offers[j].provider, offers[j].model, offers[j].tier, str(n), usd(nusd)] for j, (n, nusd) in ranked
     ]

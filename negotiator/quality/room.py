@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -69,6 +69,10 @@ class Quality:
         self._longer: set[str] = set()
         self._lengths_ms = 0
         self._predicted: dict[str, Estimate] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As another process gets it: what is known now, under a clock that stands still."""
+        return _still, (self._priors, self._model, self._clock_ms(), self.state())
 
     def estimate(self, text: str, models: Sequence[str], *, task: str | None = None) -> Estimate:
         """What one prompt may expect of each model: read-only arrays over ``models`` in their order."""
@@ -278,6 +282,13 @@ class _Adjustment:
 
 def _beta_sd(mean: FloatArray, answers: FloatArray) -> FloatArray:
     return np.asarray(np.sqrt(mean * (1.0 - mean) / (answers + 1.0)), dtype=np.float64)
+
+
+def _still(priors: Priors, model: Predictor | None, now_ms: int, state: bytes) -> Quality:
+    """The room as it was at an instant."""
+    room = Quality(priors, clock_ms=lambda: now_ms, model=model)
+    room.restore(state)
+    return room
 
 
 def _merge(evidence: Evidence, state: bytes) -> None:

@@ -1,0 +1,114 @@
+"""Cut a plan's horizon into few time slots: where a price changes with the hour, and where deadlines end.
+
+A slot begins and ends at whole windows of the limits. A line may start in a slot if the slot's last call still meets
+its deadline, which counts from the beginning of the horizon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Final
+
+from providers.base import PricesAhead
+from providers.terms import Offer, RateKind
+
+from .engine_rooms import Rooms
+from .plan_offers import Sold, TimeSlot, columns_of_slots
+
+__all__ = ["sold_now", "sold_over"]
+
+MOST_PAIRS: Final = 24_000_000
+"""Lines times columns: about 90 bytes each while the plan is made. A slot more is made only below it."""
+
+MOST_CHANGES: Final = 32
+"""Price changes looked ahead to."""
+
+
+def sold_now(rooms: Rooms) -> tuple[Offer, ...]:
+    """All offers of local sellers that are well; remote sellers, who price each request, are not planned with."""
+    return _sold_at(rooms, None)
+
+
+def sold_over(
+    rooms: Rooms, horizon_ms: int, most_slots: int, deadlines: Sequence[int] = (), lines: int = 0
+) -> Sold:
+    """What is sold over a horizon from now, in at most so many slots.
+
+    deadlines: of a sample of the lines, milliseconds. lines: about how many there are, which bounds the slots too.
+    """
+    now_ms, rows = rooms.clock.now_ms(), rooms.capacity.rows
+    whole = columns_of_slots([(TimeSlot(0, horizon_ms, 0), sold_now(rooms))], rows)
+    window_ms = max((row.per_ms for row in rows if row.kind is not RateKind.CONCURRENCY), default=60_000)
+    most_slots = min(most_slots, MOST_PAIRS // max(1, lines * len(whole.columns)))
+    if most_slots < 2 or horizon_ms < 2 * window_ms:
+        return whole
+    last = horizon_ms // window_ms
+    changes = [-(-at // window_ms) for at in _changes(rooms, now_ms, horizon_ms)]
+    ends = [max(1, deadline // window_ms) for deadline in deadlines if deadline < horizon_ms]
+    cuts = _chosen(changes, ends, last, most_slots - 1)
+    edges = [0, *(cut * window_ms for cut in cuts), horizon_ms]
+    if len(edges) == 2:
+        return whole
+    slots = []
+    for start, end in pairwise(edges):
+        slot = TimeSlot(start, end, max(start, end - window_ms))
+        slots.append((slot, _sold_through(rooms, now_ms, slot)))
+    return columns_of_slots(slots, rows)
+
+
+def _chosen(changes: Iterable[int], ends: Sequence[int], last: int, most: int) -> list[int]:
+    """Windows to cut before: price changes first, then the ends of deadlines, spread over the lines that have them."""
+    cuts = sorted({cut for cut in changes if 0 < cut < last})[:most]
+    ranked = sorted(end for end in ends if end < last)
+    distinct = sorted(set(ranked) - set(cuts))
+    left = most - len(cuts)
+    if len(distinct) > left > 0:
+        distinct = sorted({ranked[k * len(ranked) // left] for k in range(left)} - set(cuts))
+    return sorted({*cuts, *distinct[: max(0, left)]})
+
+
+def _changes(rooms: Rooms, now_ms: int, horizon_ms: int) -> list[int]:
+    """When a price changes within the horizon, milliseconds from now."""
+    found = set()
+    for seller in rooms.sellers.values():
+        if not isinstance(seller, PricesAhead):
+            continue
+        at_ms = now_ms
+        for _ in range(MOST_CHANGES):
+            ahead = [o.valid_for_ms for o in seller.offers_at(at_ms) if o.valid_for_ms is not None]
+            if not ahead or at_ms + min(ahead) >= now_ms + horizon_ms:
+                break
+            at_ms += max(1, min(ahead))
+            found.add(at_ms - now_ms)
+    return sorted(found)
+
+
+def _sold_through(rooms: Rooms, now_ms: int, slot: TimeSlot) -> tuple[Offer, ...]:
+    """What is sold in a slot. Where a price changes within it, the dearer is counted on."""
+    first = _sold_at(rooms, now_ms + slot.start_ms)
+    last = {_key(offer): offer for offer in _sold_at(rooms, now_ms + slot.end_ms - 1)}
+    return tuple(max(offer, last[_key(offer)], key=_dear) for offer in first if _key(offer) in last)
+
+
+def _sold_at(rooms: Rooms, at_ms: int | None) -> tuple[Offer, ...]:
+    return tuple(
+        replace(offer, valid_for_ms=None)
+        for seller in rooms.sellers.values()
+        for offer in (
+            seller.offers_at(at_ms)
+            if at_ms is not None and isinstance(seller, PricesAhead)
+            else seller.offers()
+        )
+        if offer.tier != "cached" and "embeddings" not in offer.tags
+    )
+
+
+def _key(offer: Offer) -> tuple[str, str, str]:
+    return offer.provider, offer.model, offer.tier
+
+
+def _dear(offer: Offer) -> int:
+    rates = offer.rates_for(0)
+    return rates.input_nusd_per_mtok + rates.output_nusd_per_mtok
