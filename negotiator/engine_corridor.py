@@ -224,7 +224,12 @@ class Corridor:
         if isinstance(held, Reject):
             raise self._refused(job, held)
         job.assignment, job.state = choice, "RESERVED"
-        took = {"quoting_s": quoted_s - asked_s, "deciding_s": time() - quoted_s}
+        took = {
+            "order_id": order.order_id,
+            "account": order.account,
+            "quoting_s": quoted_s - asked_s,
+            "deciding_s": time() - quoted_s,
+        }
         rooms.bus.emit(Event("order.reserved", job.received_ms, took))
         self._remember(job)
         return Delivery(rooms, job, choice, held, check, grant)
@@ -312,7 +317,15 @@ class Corridor:
             if job.rounds and reject.code in _NO_ROOM:
                 job.explain = self.rooms.clearing.refused(order, job.rounds[-1].eligible, self.rooms.capacity)
             self.rooms.bus.emit(Event("order.recorded", now_ms, job.history()))
-        facts = {"order_id": order.order_id, "account": order.account, "reject": reject.code.name}
+        facts: dict[str, Any] = {
+            "order_id": order.order_id,
+            "account": order.account,
+            "reject": reject.code.name,
+            "received_ms": job.received_ms,
+        }
+        if reject.code is RejectCode.FUNDS_HELD:
+            needed, available = (parse_usd(reject.facts[f"{name}_usd"]) for name in ("needed", "available"))
+            facts["short_nusd"] = needed - available
         self.rooms.bus.emit(Event("order.rejected", now_ms, facts))
         return Rejected(reject)
 

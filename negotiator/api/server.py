@@ -33,6 +33,7 @@ from .dashboard_tape import Tape
 from .key_limits import KeyLimits, SharedKeyLimits
 from .keyring import KeyRing
 from .routes import House, Route
+from .sight import look_for_ever, made_for
 from .tally import Tally
 
 __all__ = ["Listening", "is_loopback", "open_house", "serve", "serve_until_told", "write_logs"]
@@ -82,10 +83,8 @@ async def open_house(engine: Engine, hosts: Sequence[str]) -> AsyncGenerator[Hou
             f"server.host: expected a loopback address while there are no keys, found {public!r}; make the first key"
             " with `negotiator keys create --account ACCOUNT --scope use`, or listen on 127.0.0.1"
         )
-    telemetry = Telemetry(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
-    rooms.bus.subscribe(telemetry.note)
-    ledger = rooms.ledger
-    telemetry.watch_holds(lambda: ledger.unresolved, lambda: ledger.oldest_ms / 1000)
+    telemetry = made_for(rooms, os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
+    looking = asyncio.ensure_future(look_for_ever(telemetry))
     tally = Tally(clock.now_ms())
     rooms.bus.subscribe(tally.note)
     pulse = Pulse()
@@ -95,6 +94,7 @@ async def open_house(engine: Engine, hosts: Sequence[str]) -> AsyncGenerator[Hou
     try:
         yield _house(engine, keys, (telemetry, tally, tape, pulse), planner, loopback)
     finally:
+        looking.cancel()
         planner.shutdown(wait=False, cancel_futures=True)
 
 
