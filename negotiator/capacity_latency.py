@@ -18,6 +18,8 @@ FACTOR: Final = 1.1
 BUCKETS: Final = 160  # 1 ms .. 1.1^160 ms, more than an hour
 FADE_AT: Final = 1_024
 MIN_OBSERVATIONS: Final = 20
+RENEW_SHARE: Final = 64
+"""Quantiles are worked out anew once a 64th more calls were seen."""
 
 PATIENCE: Final = 3
 """A call is given up after this many times the 99th percentile."""
@@ -48,29 +50,31 @@ def size_class(output_tokens: int) -> int:
 class Sketch:
     """The distribution of one duration."""
 
-    __slots__ = ("_counts", "_spread", "_total")
+    __slots__ = ("_counts", "_renew_at", "_spread", "_total")
 
     def __init__(self) -> None:
         self._counts = array("H", bytes(2 * BUCKETS))
         self._total = 0
         self._spread: Spread | None = None
+        self._renew_at = MIN_OBSERVATIONS
 
     def add(self, duration_ms: int) -> None:
         """Count one call."""
         bucket = min(BUCKETS - 1, int(math.log(duration_ms) / _LOG)) if duration_ms > 1 else 0
         self._counts[bucket] += 1
         self._total += 1
-        self._spread = None
         if self._total >= FADE_AT:
             self._counts = array("H", (count // 2 for count in self._counts))
             self._total = sum(self._counts)
+            self._renew_at = self._total
 
     @property
     def spread(self) -> Spread | None:
         """Its quantiles, None = too few calls yet."""
-        if self._spread is None and self._total >= MIN_OBSERVATIONS:
+        if self._total >= self._renew_at:
             p50, p95, p99 = (self._quantile(q) for q in (0.5, 0.95, 0.99))
             self._spread = Spread(p50, p95, p99, self._total)
+            self._renew_at = self._total + max(1, self._total // RENEW_SHARE)
         return self._spread
 
     def _quantile(self, q: float) -> int:

@@ -19,7 +19,8 @@ from .engine_grant import Grant
 from .engine_rooms import Rooms
 from .errors import Reject, RejectCode, Rejected
 from .events import Event
-from .execution import Execution, Outcome, Slot
+from .execution import Execution, Outcome
+from .execution_call import Slot
 from .intake import prompt_text
 from .limits import Full, load_of
 from .money import format_usd
@@ -90,10 +91,11 @@ class Delivery:
 
     async def whole(self) -> tuple[Completion, bytes | None]:
         """Wait for the whole answer; and the seller's own body of it, where it came as one. Raises Rejected."""
-        raw: bytes | None = None
-        async with aclosing(self.chunks()) as chunks:
-            async for chunk in chunks:
-                raw = chunk.raw
+        self.job.state = "EXECUTING"
+        try:
+            raw = await self._execution.whole()
+        finally:
+            await self._ended()
         if self.job.completion is None:
             assert self.job.reject is not None, "nothing was delivered, so a reject says why"
             raise Rejected(self.job.reject)
@@ -103,7 +105,6 @@ class Delivery:
         """The answer as it comes, then what it cost."""
         self.job.state = "EXECUTING"
         last: Delta | None = None
-        settling: asyncio.Task[None] | None = None
         try:
             async with aclosing(self._execution.deltas()) as deltas:
                 async for piece in deltas:
@@ -112,8 +113,7 @@ class Delivery:
                         continue
                     yield Chunk(delta=piece.delta, raw=piece.raw)
         finally:
-            settling = asyncio.ensure_future(self._settle(self._execution.outcome))
-            await asyncio.shield(settling)
+            await self._ended()
         completion = self.job.completion
         if completion is not None:
             yield Chunk(
@@ -123,7 +123,20 @@ class Delivery:
                 raw=last.raw if last is not None else None,
             )
 
+    async def _ended(self) -> None:
+        """Settle, whoever hangs up meanwhile."""
+        settling = self._settle(self._execution.outcome)
+        if self.immediate:  # nothing is waited for, so nothing can come between
+            await settling
+        else:
+            await asyncio.shield(asyncio.ensure_future(settling))
+
     # What execution asks of the other rooms.
+
+    @property
+    def immediate(self) -> bool:
+        """Whether the ledger never waits for anything."""
+        return self._rooms.ledger.immediate
 
     def take(self, candidate: Candidate, retry: bool) -> Slot | None:
         """Room at the candidate's seller, None = it is full."""

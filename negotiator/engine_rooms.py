@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from providers.base import ModelSettings, PricingSettings, Provider, ProviderSettings
@@ -29,6 +29,7 @@ from .store import Account, Period, Store
 
 __all__ = ["Rooms", "build_rooms", "build_sellers", "configured_accounts", "seller_settings"]
 
+MAX_TENANT_KEYS = 10_000
 _LIMITS = (
     ("rpm", RateKind.REQUESTS),
     ("tpm", RateKind.TOKENS),
@@ -64,10 +65,16 @@ class Rooms:
     models: tuple[str, ...]
     vocabularies: tuple[str, ...]
     key: bytes
+    tenant_keys: dict[str, bytes] = field(default_factory=dict)
 
     def tenant_key(self, account: str) -> bytes:
         """The account's own key for prefix marks: no quote tells one account what another asked."""
-        return hmac.digest(self.key, account.encode(), "sha256")
+        known = self.tenant_keys.get(account)
+        if known is None:
+            if len(self.tenant_keys) >= MAX_TENANT_KEYS:
+                self.tenant_keys.clear()
+            known = self.tenant_keys[account] = hmac.digest(self.key, account.encode(), "sha256")
+        return known
 
 
 def build_rooms(

@@ -8,32 +8,18 @@ the input and what was delivered; one whose call fails before its first token pa
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from providers.base import Provider
-from providers.errors import MalformedAnswer, ProviderError, ProviderTimeout, StreamCut
+from providers.errors import ProviderError
 from providers.terms import NO_TOKENS, RFQ, Delta, Fill, Quote, Ticket, Usage, price_nusd
 
-from .errors import StoreError
-from .execution_call import Call
+from .execution_call import Call, Slot
 from .order import Assignment, Attempt, Candidate, Order, Reservation
 
 __all__ = ["Execution", "House", "Outcome", "Slot", "cost_of"]
-
-logger = logging.getLogger("negotiator.execution")
-
-
-class Slot(Protocol):
-    """Room taken at a seller for one call; one of the two ends it."""
-
-    def settle(self, usage: Usage | None) -> None:
-        """The call ended; what it used, None = as was expected."""
-
-    def release(self) -> None:
-        """The call never reached the seller: give all of it back."""
 
 
 class House(Protocol):
@@ -42,8 +28,13 @@ class House(Protocol):
     def take(self, candidate: Candidate, retry: bool) -> Slot | None:
         """Room at the candidate's seller, None = it is full. ``retry``: another seller failed before."""
 
+    @property
+    def immediate(self) -> bool:
+        """Whether :meth:`begin` never waits."""
+        ...
+
     async def begin(self) -> None:
-        """Make it known that a call has begun: from here the hold is in doubt until it resolves."""
+        """Make it known that a call begins: from here the hold is in doubt until it resolves. Raises StoreError."""
 
     def abandon_after_ms(self, candidate: Candidate) -> int | None:
         """When an attempt without a deadline is given up, None = never."""
@@ -89,7 +80,10 @@ def cost_of(quote: Quote, ceiling_nusd: int, usage: Usage, billed_nusd: int | No
 
 
 class Execution:
-    """One order on its way through its sellers; iterate :meth:`deltas` to the end or close it, then read ``outcome``."""
+    """One order on its way through its sellers: by :meth:`whole`, or :meth:`deltas` to the end or closed.
+
+    Then read ``outcome``.
+    """
 
     def __init__(
         self,
@@ -112,7 +106,8 @@ class Execution:
         self._count_tokens = count_tokens
         self._attempts_left = attempts
         self._withhold = order.policy == "two_tier"
-        self._began: asyncio.Task[None] | None = None
+        self._writing: asyncio.Task[None] | None = None
+        self._written = False
         self._started_s = 0.0
         self._attempts: list[Attempt] = []
         self._billed_nusd = 0
@@ -140,6 +135,32 @@ class Execution:
 
     async def deltas(self) -> AsyncGenerator[Delta]:
         """The answer as it comes; ends early, without raising, when it breaks off or nobody delivers."""
+        for call in self._turns():
+            async with call:
+                while await call.next():
+                    if call.started and not self._withhold:
+                        for earlier in call.let_out():
+                            yield earlier
+            if self._done:
+                for piece in call.let_out():
+                    yield piece
+        if self._withhold and not self._done and self._best is not None:
+            fill = self._best[0]  # no answer passed the check: the last one is still an answer
+            yield Delta(delta=fill.message, finish_reason=fill.finish_reason, usage=fill.usage)
+
+    async def whole(self) -> bytes | None:
+        """Wait for the whole answer, or for everybody's failure; gives the seller's own body where it sent one."""
+        for call in self._turns():
+            async with call:
+                while await call.next():
+                    pass
+            if self._done:
+                held = call.let_out()
+                return held[-1].raw if held else None
+        return None
+
+    def _turns(self) -> Iterator[Call]:
+        """The calls that may be made, one after the other, each with room at its seller."""
         self._started_s = asyncio.get_running_loop().time()
         for planned in self._assignment.candidates:
             if self._done or self._attempts_left == 0:
@@ -153,15 +174,24 @@ class Execution:
                 self._note(candidate, "Full", 0, 0)
                 continue
             self._attempts_left -= 1
-            pieces = self._attempt(candidate, slot)
-            try:
-                async for piece in pieces:
-                    yield piece
-            finally:
-                await pieces.aclose()
-        if self._withhold and not self._done and self._best is not None:
-            fill = self._best[0]  # no answer passed the check: the last one is still an answer
-            yield Delta(delta=fill.message, finish_reason=fill.finish_reason, usage=fill.usage)
+            self.serving = candidate
+            yield self._open(candidate, slot)
+
+    async def _start(self, ticket: Ticket) -> AsyncIterator[Delta]:
+        """The seller's answer; that a call begins is written before it or, where that takes time, beside it."""
+        if not self._written:
+            if self._house.immediate:
+                await self._house.begin()
+                self._written = True
+            elif self._writing is None:
+                self._writing = asyncio.ensure_future(self._house.begin())
+        return self._sellers[ticket.quote.provider].execute(ticket)
+
+    async def _begun(self) -> None:
+        """Nothing is let out before the store has written that a call began. Raises StoreError."""
+        if not self._written and self._writing is not None:
+            await self._writing
+            self._written = True
 
     def _fitted(self, candidate: Candidate) -> Candidate | None:
         """The candidate if its attempt may start now, with an answer as long as what is left of the hold allows."""
@@ -186,49 +216,7 @@ class Execution:
         passed_s = asyncio.get_running_loop().time() - self._started_s
         return self._order.deadline_ms - round(passed_s * 1000)
 
-    async def _attempt(self, candidate: Candidate, slot: Slot) -> AsyncGenerator[Delta]:
-        """One call to one seller; yields only once the first token (two-tier: the whole answer) is there."""
-        self.serving, call = candidate, self._open(candidate)
-        stream = self._sellers[candidate.quote.provider].execute(call.ticket)
-        try:
-            if self._began is None:
-                self._began = asyncio.ensure_future(self._house.begin())
-            while True:
-                async with asyncio.timeout_at(call.cut_s):
-                    piece = await anext(stream, None)
-                if piece is None:
-                    break
-                if not self._began.done():
-                    await self._began
-                call.add(piece)
-                if call.started and not self._withhold:
-                    for earlier in call.let_out():
-                        yield earlier
-            if call.finish_reason is None:
-                raise StreamCut("the stream ended without a finish reason")
-        except TimeoutError:
-            call.cause = "" if call.left_ms is None else "deadline"
-            call.error = ProviderTimeout("gave no whole answer in time and was cut off")
-        except (asyncio.CancelledError, GeneratorExit):
-            call.cause, call.error = "cancelled", ProviderTimeout("the buyer hung up")
-            raise
-        except ProviderError as failure:
-            call.error = failure
-        except StoreError as failure:
-            call.cause, call.error = "store", ProviderTimeout(str(failure))
-        except Exception as failure:
-            logger.exception("seller %s raised what its contract forbids", candidate.quote.key)
-            call.error = MalformedAnswer(f"{type(failure).__name__}: {failure}")
-        finally:
-            self._conclude(call, slot)
-            close = getattr(stream, "aclose", None)
-            if close is not None:
-                await close()
-        if self._done:
-            for piece in call.let_out():
-                yield piece
-
-    def _open(self, candidate: Candidate) -> Call:
+    def _open(self, candidate: Candidate, slot: Slot) -> Call:
         left_ms = self._left_ms()
         ticket = Ticket(
             reservation_id=self._reservation.reservation_id,
@@ -242,13 +230,22 @@ class Execution:
             answer_key=self._rfq.answer_key,
         )
         patience_ms = self._house.abandon_after_ms(candidate) if left_ms is None else left_ms
-        return Call(candidate, ticket, left_ms, patience_ms)
+        return Call(
+            candidate,
+            ticket,
+            slot,
+            left_ms,
+            patience_ms,
+            start=self._start,
+            begun=self._begun,
+            ended=self._conclude,
+        )
 
-    def _conclude(self, call: Call, slot: Slot) -> None:
+    def _conclude(self, call: Call) -> None:
         """Count what is owed, tell the house, and decide whether another seller may follow."""
         candidate, error, cause = call.candidate, call.error, call.cause
         fill = call.fill(self._count_tokens)
-        slot.settle(NO_TOKENS if fill is None else fill.usage)
+        call.slot.settle(NO_TOKENS if fill is None else fill.usage)
         buyer_nusd = 0
         if error is not None:
             self._cause = cause or "failed"

@@ -1,18 +1,23 @@
-"""One attempt at one seller while it runs: what has come so far, and what is owed for it."""
+"""One attempt at one seller while it runs: what has come so far, what ended it, and what is owed for it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Final
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Final, Protocol, Self
 
 from providers.assembly import MessageBuilder
-from providers.errors import MalformedAnswer, ProviderError
+from providers.errors import MalformedAnswer, ProviderError, ProviderTimeout, StreamCut
 from providers.terms import Delta, Fill, LineKind, Ticket, Usage
 
+from .errors import StoreError
 from .order import Candidate
 
-__all__ = ["MAX_ANSWER_BYTES", "Call"]
+__all__ = ["MAX_ANSWER_BYTES", "Call", "Cutoff", "Slot"]
+
+logger = logging.getLogger("negotiator.execution")
 
 MAX_ANSWER_BYTES: Final = 16_000_000
 """A seller that sends more is cut off."""
@@ -20,18 +25,113 @@ MAX_ANSWER_BYTES: Final = 16_000_000
 _INPUT_LINES: Final = frozenset({LineKind.INPUT, LineKind.CACHE_READ, LineKind.CACHE_WRITE})
 
 
+class Slot(Protocol):
+    """Room taken at a seller for one call; one of the two ends it."""
+
+    def settle(self, usage: Usage | None) -> None:
+        """The call ended; what it used, None = as was expected."""
+
+    def release(self) -> None:
+        """The call never reached the seller: give all of it back."""
+
+
+class Cutoff:
+    """Ends whatever wait its instant falls into. One timer serves all the waits of a call."""
+
+    __slots__ = ("_cancelled", "_over", "_task", "_timer")
+
+    def __init__(self, at_s: float | None) -> None:
+        """at_s: by the loop's time, None = never."""
+        self._over = False
+        self._cancelled = False
+        self._task: asyncio.Task[object] | None = None
+        self._timer = None if at_s is None else asyncio.get_running_loop().call_at(at_s, self._expire)
+
+    async def next_of(self, pieces: AsyncIterator[Delta]) -> Delta | None:
+        """The next piece, None = there is none. Raises TimeoutError; a wait that others cancel stays cancelled."""
+        if self._over:
+            raise TimeoutError
+        task = self._task = asyncio.current_task()
+        assert task is not None, "only a task can wait"
+        asked = task.cancelling()
+        try:
+            return await anext(pieces, None)
+        except asyncio.CancelledError:
+            if self._cancelled and task.cancelling() <= asked + 1:
+                raise TimeoutError from None
+            raise
+        finally:
+            self._task = None
+            if self._cancelled:
+                self._cancelled = False
+                task.uncancel()
+
+    def close(self) -> None:
+        """No more waits."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _expire(self) -> None:
+        self._over = True
+        if self._task is not None:
+            self._cancelled = True
+            self._task.cancel()
+
+
 class Call:
-    """The state of one attempt. ``cause``: what ended it other than the seller (deadline, cancelled, store)."""
+    """One attempt: ``async with`` around it notes and swallows what ends it, unless the buyer hung up.
+
+    cause: what ended it other than the seller (deadline, cancelled, store). start: makes the call. begun: waits until
+    it is written that it began. ended: told once, when ``error`` and ``cause`` are known.
+    """
+
+    __slots__ = (
+        "_begun",
+        "_begun_s",
+        "_billed_nusd",
+        "_cutoff",
+        "_ended",
+        "_held",
+        "_message",
+        "_pieces",
+        "_size",
+        "_start",
+        "_time",
+        "_ttft_ms",
+        "_usage",
+        "candidate",
+        "cause",
+        "error",
+        "finish_reason",
+        "left_ms",
+        "slot",
+        "started",
+        "ticket",
+    )
 
     def __init__(
-        self, candidate: Candidate, ticket: Ticket, left_ms: int | None, patience_ms: int | None
+        self,
+        candidate: Candidate,
+        ticket: Ticket,
+        slot: Slot,
+        left_ms: int | None,
+        patience_ms: int | None,
+        *,
+        start: Callable[[Ticket], Awaitable[AsyncIterator[Delta]]],
+        begun: Callable[[], Awaitable[None]],
+        ended: Callable[[Call], None],
     ) -> None:
         self.candidate = candidate
         self.ticket = ticket
+        self.slot = slot
+        self._start = start
+        self._begun = begun
+        self._ended = ended
+        self._pieces: AsyncIterator[Delta] | None = None
         self.left_ms = left_ms
         self._time = asyncio.get_running_loop().time
         self._begun_s = self._time()
-        self.cut_s = None if patience_ms is None else self._begun_s + patience_ms / 1000
+        self._cutoff = Cutoff(None if patience_ms is None else self._begun_s + patience_ms / 1000)
         self.error: ProviderError | None = None
         self.cause = ""
         self.started = False
@@ -55,6 +155,31 @@ class Call:
             return "ok"
         return "Cancelled" if self.cause == "cancelled" else type(self.error).__name__
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        swallowed = self._ended_by(error)
+        self._cutoff.close()
+        self._ended(self)
+        close = getattr(self._pieces, "aclose", None)
+        if close is not None:
+            await close()
+        return swallowed
+
+    async def next(self) -> bool:
+        """Wait for one more piece and take it in; False = there is none."""
+        if self._pieces is None:
+            self._pieces = await self._start(self.ticket)
+        piece = await self._cutoff.next_of(self._pieces)
+        if piece is None:
+            return False
+        await self._begun()
+        self.add(piece)
+        return True
+
     def add(self, piece: Delta) -> None:
         """Take a piece; it waits until :meth:`let_out`. Later usage replaces earlier: sellers repeat running totals."""
         self._message.add(piece.delta)
@@ -74,6 +199,30 @@ class Call:
         """What has waited so far."""
         held, self._held = self._held, []
         return held
+
+    def _ended_by(self, failure: BaseException | None) -> bool:
+        """Note how it ended, None = the seller said no more; whether that is all there is to do about the failure."""
+        if failure is None:
+            if self.finish_reason is None:
+                self.error = StreamCut("the stream ended without a finish reason")
+        elif isinstance(failure, ProviderError):
+            self.error = failure
+        elif isinstance(failure, TimeoutError):
+            self.cause = "" if self.left_ms is None else "deadline"
+            self.error = ProviderTimeout("gave no whole answer in time and was cut off")
+        elif isinstance(failure, asyncio.CancelledError | GeneratorExit):
+            self.cause, self.error = "cancelled", ProviderTimeout("the buyer hung up")
+            return False
+        elif isinstance(failure, StoreError):
+            self.cause, self.error = "store", ProviderTimeout(str(failure))
+        elif isinstance(failure, Exception):
+            logger.error(
+                "seller %s raised what its contract forbids", self.candidate.quote.key, exc_info=failure
+            )
+            self.error = MalformedAnswer(f"{type(failure).__name__}: {failure}")
+        else:
+            return False
+        return True
 
     def fill(self, count_tokens: Callable[[str], int]) -> Fill | None:
         """What was delivered, None when nothing is owed: the call failed before its first token."""

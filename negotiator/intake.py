@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -56,7 +56,7 @@ def to_order(
     named = None if model == "auto" or model.startswith("auto:") else model
     budget_nusd = terms.budget_usd if terms.budget_usd is not None else default_budget_nusd
     return Order(
-        order_id=terms.order_id or f"ord_{uuid.uuid4().hex}",
+        order_id=terms.order_id or f"ord_{secrets.token_hex(16)}",
         account=terms.account or account,
         body=body,
         named=named,

@@ -69,6 +69,11 @@ class Ledger:
         self._defaults: dict[str, tuple[int, int | None]] = {}
 
     @property
+    def immediate(self) -> bool:
+        """Whether the store never waits for anything: what is asked of it is done at once."""
+        return self._store.immediate
+
+    @property
     def unresolved(self) -> int:
         """Reservations of this worker that nobody settled, voided or handed over yet."""
         return len(self._live)
@@ -117,7 +122,7 @@ class Ledger:
             account=order.account,
             hold_nusd=assignment.hold_nusd,
             hold_ms=self._hold_ms,
-            digests=order.digests,
+            digests=order.digests if order.keep_answer else {},
         )
         now_ms = self._clock.now_ms()
         try:
@@ -173,7 +178,9 @@ class Ledger:
 
     def take_back(self, reservation: Reservation) -> None:
         """The house calls the model after all, under a hold that it had handed over."""
-        assert reservation.reservation_id not in self._live, f"{reservation.reservation_id} was not handed over"
+        assert reservation.reservation_id not in self._live, (
+            f"{reservation.reservation_id} was not handed over"
+        )
         self._live[reservation.reservation_id] = self._clock.now_ms()
 
     async def settle_found(

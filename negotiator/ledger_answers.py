@@ -24,8 +24,9 @@ AWAY_RETRY_MS: Final = 2_000
 def again(order: Order, record: OrderRecord) -> Replayed | Reject:
     """To an order id that is taken: the first answer, else DUPLICATE_DIFFERENT or IN_PROGRESS."""
     facts = {"order_id": order.order_id, "reservation_id": record.reservation_id, "state": record.state.value}
-    names = order.digests.keys() | record.digests.keys()
-    changed = sorted(name for name in names if order.digests.get(name) != record.digests.get(name))
+    kept = record.digests  # none of an id that the house made: its answer is not kept either
+    names = order.digests.keys() | kept.keys() if kept else ()
+    changed = sorted(name for name in names if order.digests.get(name) != kept.get(name))
     if changed:
         return Reject(
             code=RejectCode.DUPLICATE_DIFFERENT,

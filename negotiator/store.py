@@ -152,6 +152,11 @@ class Note:
 class LedgerStore(Protocol):
     """Money and order ids."""
 
+    @property
+    def immediate(self) -> bool:
+        """Whether its verbs never wait: neither for a disk nor for another process."""
+        ...
+
     async def put_account(self, account: Account) -> None:
         """Create an account or change its budget, period or default; a changed period starts with nothing posted.
 

@@ -78,6 +78,11 @@ class EmbeddedStore:
 
     # money
 
+    @property
+    def immediate(self) -> bool:
+        """Whether there is no file to wait for."""
+        return self._file is None
+
     async def put_account(self, account: Account) -> None:
         """Create an account or change it."""
         self._revive()

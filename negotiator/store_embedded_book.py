@@ -105,7 +105,7 @@ class Book:
             order_id=hold.order_id,
             hold_nusd=hold.hold_nusd,
             until_ms=now_ms + hold.hold_ms,
-            digests=orjson.dumps(dict(hold.digests)).decode(),
+            digests=orjson.dumps(dict(hold.digests)).decode() if hold.digests else "{}",
         )
         self._place(node, entry, now_ms)
         self._write(

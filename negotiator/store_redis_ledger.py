@@ -34,6 +34,8 @@ _FREE: Final = (HoldState.VOIDED, HoldState.EXPIRED)
 class RedisLedger:
     """See :class:`negotiator.store.LedgerStore` for what the verbs answer."""
 
+    immediate = False
+
     def __init__(self, link: Link, archive: StreamArchive) -> None:
         self._link = link
         self._archive = archive

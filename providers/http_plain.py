@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, cast
 
 from yarl import URL
 
@@ -77,8 +77,7 @@ class _Connection(asyncio.Protocol):
     # What the event loop calls ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport, self.alive = transport, True
+        self.transport, self.alive = cast(asyncio.Transport, transport), True  # other loops' are no subclass
 
     def data_received(self, data: bytes) -> None:
         try:

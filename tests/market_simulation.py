@@ -45,6 +45,8 @@ class Violation(AssertionError):
 class MortalStore:
     """One worker's view of the store: dies where it is told to, and is out of reach while the store is away."""
 
+    immediate = False
+
     def __init__(self, store: Store, world: World, dies_at: str | None, after: int) -> None:
         self._store = store
         self._world = world

@@ -84,6 +84,7 @@ def order(order_id: str = "o1", account: str = "team", **changes: Any) -> Order:
         order_id=order_id,
         account=account,
         body={"messages": [{"role": "user", "content": "Hello"}]},
+        keep_answer=True,
         digests={"messages": "aa", "terms.min_quality": "bb"},
     )
     return replace(given, **changes)
@@ -214,6 +215,16 @@ async def test_another_body_under_the_same_id_names_the_field(desk: Desk) -> Non
         if desk.ledger.unresolved:
             await desk.ledger.settle(reservation, 60, note=Note(response=b"{}"))
     assert isinstance(await desk.ledger.lookup(order(budget_nusd=5, value_nusd=9)), Replayed)
+
+
+async def test_an_id_of_the_house_is_taken_whatever_comes_under_it(desk: Desk) -> None:
+    """Of an id that the buyer did not make no content is kept: it is refused as charged before, naming no field."""
+    reservation = await held(desk, 100, order(keep_answer=False))
+    await desk.ledger.settle(reservation, 60)
+    reject = await desk.ledger.lookup(order(digests={"messages": "cc"}))
+    assert isinstance(reject, Reject)
+    assert reject.code is RejectCode.DUPLICATE_DIFFERENT
+    assert "field" not in reject.facts
 
 
 async def test_an_order_that_runs_is_in_progress(desk: Desk) -> None:
