@@ -20,6 +20,7 @@ from providers.terms import Offer
 from .clearing_batch import BatchBook, BatchOffer, BatchPlan, clear_batch
 from .engine_book import Job, judged
 from .errors import Reject, RejectCode
+from .events import Event
 from .intake import DEFAULT_ACCOUNT
 from .limits import Load
 from .money import format_usd
@@ -277,6 +278,8 @@ async def _planned(
         seed=options.seed,
     )
     plan = solve() if apart is None else await asyncio.get_running_loop().run_in_executor(apart, solve)
+    told = {"gap": plan.gap, "served": plan.served, "solve_s": sum(plan.seconds.values())}
+    engine.rooms.bus.emit(Event("plan.solved", engine.rooms.clock.now_ms(), told))
     if progress is not None:
         progress("solved", len(batch))
     rejects = await _rejects(engine, batch, plan)
