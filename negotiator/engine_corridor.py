@@ -48,7 +48,7 @@ from .store_open import open_store
 from .wire import Terms
 
 if TYPE_CHECKING:
-    pass
+    from .telemetry_otel import OpenTelemetry
 
 __all__ = ["Corridor"]
 
@@ -81,6 +81,7 @@ class Corridor:
         self._seed = seed
         self._rooms: Rooms | None = None
         self._log: OrderLog | None = None
+        self.tracing: OpenTelemetry | None = None
         self.recent: OrderedDict[tuple[str, str], Job] = OrderedDict()
         self._background: set[asyncio.Task[None]] = set()
 
@@ -117,6 +118,17 @@ class Corridor:
                 look=self._logged,
             )
             rooms.bus.subscribe(self._log.note)
+        telemetry = self.config.telemetry
+        if telemetry.otlp_endpoint is not None:
+            from .telemetry_otel import open_telemetry
+
+            self.tracing = open_telemetry(
+                telemetry.otlp_endpoint,
+                service_name=telemetry.service_name,
+                sample_share=telemetry.sample_share,
+                export_every_ms=telemetry.export_every_ms,
+            )
+            rooms.bus.subscribe(self.tracing.note)
         for account in configured_accounts(self.config):
             await store.put_account(account)
         await rooms.ledger.sweep()  # starting is recovering: whatever a dead process left is resolved first
@@ -142,6 +154,8 @@ class Corridor:
             await rooms.store.aclose()
         if self._log is not None:
             self._log.flush()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
 
     @property
     def rooms(self) -> Rooms:

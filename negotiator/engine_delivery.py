@@ -311,8 +311,11 @@ class Delivery:
             "released_nusd": settlement.released_nusd,
             "house_nusd": settlement.house_nusd,
             "saved_nusd": done.saved_nusd if done else 0,
+            "received_ms": job.received_ms,
             "latency_ms": done.latency_ms if done else 0,
             "ttft_ms": done.ttft_ms if done else 0,
+            "input_tokens": done.usage.input_tokens if done else 0,
+            "output_tokens": done.usage.output_tokens if done else 0,
             "attempts": len(outcome.attempts),
             "reject": job.reject.code.name if job.reject else None,
         }

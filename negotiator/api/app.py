@@ -125,6 +125,8 @@ async def _gate(
     house = request.app[HOUSE]
     call = Call(request, house, f"req_{secrets.token_hex(10)}")
     request[CALL] = call
+    if house.engine.tracing is not None:
+        house.engine.tracing.adopt(request.headers)
     loop = asyncio.get_running_loop()
     begun_s = loop.time()
     house.running += 1

@@ -1,0 +1,185 @@
+"""Metrics: what is counted of whom, that workers' add up, that Prometheus can read them, and what the docs say of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from negotiator.errors import RejectCode
+from negotiator.events import Event
+from negotiator.telemetry import MAX_LABELS, Sight, Telemetry
+from negotiator.telemetry_refusals import FalseRefusals
+
+SIGHT = Sight(
+    holds=3,
+    oldest_hold_s=7.5,
+    settlements_waiting=1,
+    prices_made_s=1_000.0,
+    up={("shop", "m"): True, ("shop", "n"): False},
+    cached={("shop", "m"): (100, 60)},
+)
+
+
+def settled(order_id: str = "o", **more: Any) -> Event:
+    facts = {
+        "order_id": order_id, "account": "a", "task": None, "state": "SETTLED", "provider": "shop", "model": "m",
+        "tier": "standard", "expected_nusd": 10, "posted_nusd": 20, "released_nusd": 80, "house_nusd": 0,
+        "saved_nusd": 5, "latency_ms": 1_200, "ttft_ms": 300, "attempts": 1, "reject": None,
+    }  # fmt: skip
+    return Event("order.settled", 0, facts | more)
+
+
+def reserved(order_id: str = "o") -> Event:
+    facts = {"order_id": order_id, "account": "a", "quoting_s": 0.001, "deciding_s": 0.0002}
+    return Event("order.reserved", 0, facts)
+
+
+def refused(short_nusd: int) -> Event:
+    facts = {"order_id": "r", "account": "a", "reject": "FUNDS_HELD", "short_nusd": short_nusd}
+    return Event("order.rejected", 0, facts)
+
+
+def told(telemetry: Telemetry) -> dict[str, float]:
+    """Every sample by name and labels, as Prometheus reads them."""
+    return {
+        sample.name + json.dumps(sample.labels, sort_keys=True).replace("{}", ""): sample.value
+        for family in text_string_to_metric_families(telemetry.exposition().decode())
+        for sample in family.samples
+    }
+
+
+def test_every_metric_of_a_market_is_there_with_help_and_type() -> None:
+    """Prometheus' own parser reads all of it; names have units and counters end in _total."""
+    telemetry = Telemetry(look=lambda: SIGHT)
+    for event in (
+        reserved(),
+        settled(),
+        refused(50),
+        Event("ledger.lapsed", 0),
+        Event("market_maker.died", 0),
+    ):
+        telemetry.note(event)
+    telemetry.note(Event("plan.solved", 0, {"gap": 2e-4, "served": 5, "solve_s": 0.5}))
+    telemetry.note(Event("seller.failed", 0, {"provider": "shop", "error": "Overloaded", "detail": ""}))
+    text = telemetry.exposition().decode()
+    for family in text_string_to_metric_families(text):
+        assert family.documentation.endswith("."), family.name
+        assert family.type in ("counter", "gauge", "histogram"), family.name
+        assert family.samples, family.name
+        assert re.fullmatch(r"negotiator_[a-z_]+", family.name)
+    samples = told(telemetry)
+    assert samples['negotiator_orders_total{"model": "m", "provider": "shop", "state": "SETTLED"}'] == 1
+    assert samples["negotiator_spend_usd_total"] == pytest.approx(2e-8)
+    assert samples["negotiator_overspend_usd_total"] == 0
+    assert samples["negotiator_hold_age_seconds"] == 7.5
+    assert samples["negotiator_settlements_waiting"] == 1
+    assert samples["negotiator_prices_made_timestamp_seconds"] == 1_000
+    assert samples['negotiator_seller_up{"model": "n", "provider": "shop"}'] == 0
+    assert samples['negotiator_cache_tokens_expected_total{"model": "m", "provider": "shop"}'] == 100
+    assert samples['negotiator_cache_tokens_read_total{"model": "m", "provider": "shop"}'] == 60
+    assert samples["negotiator_plan_gap_count"] == 1
+    assert samples["negotiator_market_maker_deaths_total"] == 1
+    for code in RejectCode:
+        assert f'negotiator_rejects_total{{"reject": "{code.name}"}}' in samples
+
+
+def test_what_caches_gave_is_counted_once() -> None:
+    """The sellers' sums are since their start: two looks count the difference, a seller made anew counts from nothing."""
+    sums = [(100, 60), (150, 90), (0, 0)]
+    telemetry = Telemetry(look=lambda: Sight(cached={("shop", "m"): sums[0]}))
+    for _ in range(3):
+        samples = told(telemetry)
+        sums.append(sums.pop(0))
+    assert samples['negotiator_cache_tokens_expected_total{"model": "m", "provider": "shop"}'] == 150
+
+
+def test_labels_are_bounded() -> None:
+    """Models beyond the first few hundred count as other: a seller that names a new one every call does no harm."""
+    telemetry = Telemetry()
+    for number in range(MAX_LABELS + 50):
+        telemetry.note(settled(model=f"m{number}"))
+    orders = {
+        name: value for name, value in told(telemetry).items() if name.startswith("negotiator_orders_total")
+    }
+    assert len(orders) == MAX_LABELS + 1
+    assert orders['negotiator_orders_total{"model": "other", "provider": "other", "state": "other"}'] == 50
+
+
+def test_overspend_would_show() -> None:
+    """A settlement above its hold, which must never be, is counted in dollars."""
+    telemetry = Telemetry()
+    telemetry.note(settled(released_nusd=-3_000_000_000))
+    assert told(telemetry)["negotiator_overspend_usd_total"] == 3
+
+
+def test_a_refusal_is_false_when_what_was_held_comes_back() -> None:
+    """Short by 100 beside two holds: 60 and 50 come back, so it would have been served; by 200 it was right."""
+    refusals = FalseRefusals()
+    refusals.held("a", "x")
+    refusals.held("a", "y")
+    refusals.held("b", "z")
+    refusals.refused("a", 100)
+    refusals.refused("a", 200)
+    assert refusals.ended("z", 10_000) == 0
+    assert refusals.ended("x", 60) == 0
+    assert refusals.ended("y", 50) == 1
+    assert refusals.ended("y", 500) == 0
+
+
+def test_false_refusals_are_counted_from_the_bus() -> None:
+    """A hold of 100, a refusal short by 80, and 80 come back."""
+    telemetry = Telemetry()
+    for event in (reserved("x"), refused(80), settled("x", released_nusd=80)):
+        telemetry.note(event)
+    assert told(telemetry)["negotiator_false_refusals_total"] == 1
+
+
+WORKER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_negotiator_telemetry import SIGHT, settled
+from negotiator.telemetry import Telemetry
+telemetry = Telemetry(sys.argv[2], look=lambda: SIGHT)
+telemetry.note(settled())
+telemetry.look()
+"""
+
+
+def test_any_worker_tells_of_all(tmp_path: Path) -> None:
+    """Three processes share a directory: counters and holds add up, ages take the oldest, health the worst."""
+    here = str(Path(__file__).parent)
+    environment = {
+        "PROMETHEUS_MULTIPROC_DIR": str(tmp_path),
+        "PATH": "",
+        "PYTHONPATH": str(Path(here).parent),
+    }
+    command = [sys.executable, "-c", WORKER, here, str(tmp_path)]
+    for _ in range(2):
+        subprocess.run(command, env=environment, check=True, timeout=60)
+    last = "\n".join([WORKER, "print(telemetry.exposition().decode())"])
+    done = subprocess.run(
+        [sys.executable, "-c", last, here, str(tmp_path)],
+        env=environment,
+        check=True,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    samples = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(done.stdout)
+        for sample in family.samples
+    }
+    assert samples["negotiator_orders_total"] == 3
+    assert samples["negotiator_order_seconds_count"] == 3
+    assert samples["negotiator_cache_tokens_read_total"] == 180
+    assert samples["negotiator_holds_pending"] >= 3
+    assert samples["negotiator_hold_age_seconds"] == 7.5
+    assert samples["negotiator_seller_up"] == 0
