@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from negotiator.errors import RejectCode
@@ -183,3 +184,75 @@ def test_any_worker_tells_of_all(tmp_path: Path) -> None:
     assert samples["negotiator_holds_pending"] >= 3
     assert samples["negotiator_hold_age_seconds"] == 7.5
     assert samples["negotiator_seller_up"] == 0
+
+
+# What operators are given ---------------------------------------------------------------------------------------
+
+
+def families() -> dict[str, tuple[str, tuple[str, ...], str]]:
+    """Every metric of a house: its type, labels and words."""
+    found = {}
+    for collector in list(Telemetry().registry._collector_to_names):
+        for family in collector.describe():  # type: ignore[attr-defined]
+            name = family.name + ("_total" if family.type == "counter" else "")
+            found[name] = (family.type, tuple(collector._labelnames), family.documentation)  # type: ignore[attr-defined]
+    return found
+
+
+def samples_of(text: str) -> set[str]:
+    """The metrics that an expression names."""
+    named = set(re.findall(r"\bnegotiator_[a-z_]+", text))
+    return {re.sub(r"_(bucket|sum|count)$", "", name) if name not in families() else name for name in named}
+
+
+def test_the_metrics_reference_is_whole(root: Path) -> None:
+    """docs/operations.md lists each metric with the type, labels and words it is exposed with, and no other."""
+    text = (root / "docs/operations.md").read_text()
+    rows = re.findall(
+        r"^\| `([a-z_]+)` \| (counter|gauge|histogram) \| (.*?) ?\| (.+) \|$", text, re.MULTILINE
+    )
+    listed = {
+        f"negotiator_{name}": (kind, tuple(labels.split(", ")) if labels else (), says)
+        for name, kind, labels, says in rows
+    }
+    assert listed == families()
+
+
+def test_every_alert_names_metrics_that_exist_and_a_section_of_the_runbook(root: Path) -> None:
+    """Each has a severity, a summary, and a link to a heading of docs/operations.md; every section has its alert."""
+    text = (root / "docs/operations.md").read_text()
+    sections = {"-".join(title.lower().split()) for title in re.findall(r"^### (.+)$", text, re.MULTILINE)}
+    groups = yaml.safe_load((root / "deploy/prometheus/alerts.yml").read_text())["groups"]
+    linked = set()
+    for rule in [rule for group in groups for rule in group["rules"]]:
+        named = samples_of(rule["expr"])
+        assert named, rule["alert"]
+        assert named <= families().keys(), rule["alert"]
+        assert rule["labels"]["severity"] in ("page", "ticket")
+        assert rule["annotations"]["summary"]
+        page, _, anchor = rule["annotations"]["runbook"].partition("#")
+        assert page == "docs/operations.md"
+        assert anchor in sections, rule["alert"]
+        linked.add(anchor)
+        for code in re.findall(r'reject=~?"([^"]+)"', rule["expr"]):
+            assert set(code.split("|")) <= {one.name for one in RejectCode}
+    assert linked == sections
+
+
+def test_every_panel_names_metrics_that_exist(root: Path) -> None:
+    """The Grafana dashboard asks for what there is, shows every metric, and its panels do not overlap."""
+    board = json.loads((root / "deploy/grafana/negotiator.json").read_text())
+    shown, taken = set(), set()
+    for panel in board["panels"]:
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not cells & taken, panel["title"]
+        taken |= cells
+        for target in panel.get("targets", ()):
+            named = samples_of(target["expr"])
+            assert named, panel["title"]
+            assert named <= families().keys(), panel["title"]
+            assert target["datasource"]["uid"] == "${source}"
+            shown |= named
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    assert shown == families().keys()
