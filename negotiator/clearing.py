@@ -109,10 +109,15 @@ class Clearing:
         return None if stale else prices
 
     def publish(self, prices: ShadowPrices) -> bool:
-        """Use these prices from now on; False for those of a market maker that no longer leads, or older ones."""
+        """Use these prices from now on; False for those of a market maker that no longer leads, or older ones.
+
+        Once what is in force is stale any newer ones will do: a store that lost its tokens counts from one again.
+        """
         now = self._prices
         if now is not None and (prices.epoch, prices.made_ms) < (now.epoch, now.made_ms):
-            return False
+            stale = self._clock.now_ms() - now.made_ms > STALE_MS
+            if not (stale and prices.made_ms > now.made_ms):
+                return False
         self._prices = prices
         self._tariffs = {}  # a new one: who asks later why an offer lost then still has the old
         return True

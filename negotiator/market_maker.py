@@ -72,6 +72,10 @@ class MarketMaker:
         self._last: dict[str, int] | None = None
         self._heard: dict[str, int] = {}
 
+    def resume(self, prices: ShadowPrices) -> None:
+        """Go on from the prices of the market maker before: new ones are blended with them."""
+        self._last = dict(prices.nusd_per_million)
+
     def observe(self, report: DemandReport) -> bool:
         """Take a worker's report; False for one that was taken before."""
         if report.at_ms <= self._heard.get(report.worker, 0):

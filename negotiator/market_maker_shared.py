@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final, TypeVar
 
 from providers.clock import Clock
@@ -141,6 +142,7 @@ class SharedMarketMaker:
         if self._maker is None or self._maker.epoch != epoch:
             self._maker = MarketMaker(self._rows, epoch=epoch)
             self._emit(Event("market_maker.leads", self._clock.now_ms(), {"epoch": epoch}))
+            await self._take_over(self._maker)
         posts = await asyncio.gather(*[self._store.read(_demand_key(k)) for k in range(MAX_WORKERS)])
         for post in posts:
             report = None if post is None else _read(DemandReport.from_bytes, post)
@@ -151,6 +153,16 @@ class SharedMarketMaker:
         if prices is not None:
             await self._store.publish(PRICES_KEY, prices_to_bytes(prices))
         return prices
+
+    async def _take_over(self, maker: MarketMaker) -> None:
+        """Publish the last prices as one's own: workers see who leads now, and describe to it what they buy."""
+        told = await self._store.read(PRICES_KEY)
+        last = None if told is None else _read(prices_from_bytes, told)
+        if last is None:
+            last = ShadowPrices(made_ms=self._clock.now_ms(), nusd_per_million={})
+        else:
+            maker.resume(last)
+        await self._store.publish(PRICES_KEY, prices_to_bytes(replace(last, epoch=maker.epoch)))
 
     async def run(self, reprice_ms: int) -> None:
         """Do so until cancelled, twice as often as workers post, so that no report is missed."""

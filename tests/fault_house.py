@@ -102,6 +102,15 @@ class Buyer:
         self.outcomes.append(outcome)
         return outcome
 
+    async def insist(self, number: int, **given: Any) -> str:
+        """Buy, and come again as clients do where the ledger was away for a moment, as on a machine that is very busy."""
+        for _ in range(10):
+            outcome = await self.buy(number, **given)
+            if outcome not in ("LEDGER_UNAVAILABLE", "IN_PROGRESS"):
+                break
+            await asyncio.sleep(0.5)
+        return outcome
+
     def _outcome(self, status: int, data: bytes) -> str:
         if status == 200 and b'"finish_reason"' in data:
             cost = re.findall(rb'"cost_usd":"([0-9.]+)"', data)

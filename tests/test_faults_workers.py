@@ -51,7 +51,7 @@ async def test_workers_of_a_shared_store_die_between_any_two_rooms(tmp_path: Pat
                             lambda before=before: market.workers() != before and market.listening() == 2,
                             f"{point}: another worker takes the dead one's place",
                         )
-                        assert await buyer.buy(100 * number + 50) == "served", point
+                        assert await buyer.insist(100 * number + 50) == "served", point
                         await buyer.balance("org")
                     await all_in_order(buyer, vendor.bill.nusd)
             assert not audit(shared.url)
@@ -71,7 +71,7 @@ async def test_the_worker_of_an_embedded_store_dies_between_any_two_rooms(tmp_pa
                     )
                 )
                 async with buyer_at(market) as buyer:
-                    assert await buyer.buy(100 * number + 50) == "served", point
+                    assert await buyer.insist(100 * number + 50) == "served", point
                     await buyer.balance("org")
                     if point:
                         arm(tmp_path, point)

@@ -357,6 +357,16 @@ def test_a_market_maker_that_lost_its_lead_is_not_heard() -> None:
     assert market.clearing.prices.nusd_per_million == {"a:requests": 1}
 
 
+def test_a_store_that_lost_its_tokens_is_heard_once_the_last_prices_are_stale() -> None:
+    """Tokens that count from one again are refused for a minute, not for ever."""
+    market = Market()
+    market.publish({"a:requests": 1}, epoch=5)
+    market.clock.ms += STALE_MS
+    assert not market.publish({"a:requests": 9}, epoch=1)
+    market.clock.ms += 1
+    assert market.publish({"a:requests": 9}, epoch=1)
+
+
 def test_room_is_taken_for_long_answers_and_priced_for_likely_ones() -> None:
     """The load counts the 95th percentile of the output, never above what the order allows."""
     assert load_of(offer("a/m", 1)) == Load(1_000, 300, 200, 700)

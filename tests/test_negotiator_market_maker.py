@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -321,6 +322,27 @@ def test_one_leads_and_the_other_stands_by_until_it_is_gone() -> None:
             assert second.nusd_per_million["a:requests"] == pytest.approx(300_000_000, rel=0.1)
         for task in tasks:
             task.cancel()
+
+    run_virtual(scene())
+
+
+def test_a_new_leader_goes_on_from_the_last_prices_before_it_has_seen_an_order() -> None:
+    """What it finds it publishes under its own token, so that workers tell it at once what they buy."""
+
+    async def scene() -> None:
+        clock = LoopClock()
+        store = EmbeddedStore(clock=clock)
+        clearing, meter = Clearing(ROWS, clock, discard), DemandMeter()
+        post = WorkerPost(store, "w", clock, meter=meter, taken=dict, publish=clearing.publish)
+        last = ShadowPrices(made_ms=clock.now_ms(), nusd_per_million={"a:requests": 7}, epoch=0)
+        await store.publish(PRICES_KEY, prices_to_bytes(last))
+        maker = SharedMarketMaker(store, "m", ROWS, clock, discard, run_in=here)
+        assert await maker.step(1_000) is None, "nobody has ordered"
+        await post.step(1_000)
+        assert clearing.prices == replace(last, epoch=1)
+        meter.note(order(), PAIR)
+        await post.step(1_000)
+        assert await maker.step(1_000) is not None, "the class was described"
 
     run_virtual(scene())
 
