@@ -13,7 +13,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: bench clean demo help lint lock simulate test test-all
+.PHONY: bench clean demo docs help lint lock simulate test test-all
 
 demo: $(VENV)/.core ## run the example workload through simulated sellers: no key, no money
 	@$(BIN)/negotiator demo $(ARGS)
@@ -35,6 +35,11 @@ lint: $(VENV)/.lint ## check style, formatting and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+docs: $(VENV)/.docs ## build the documentation into site/, offline, strictly
+	@$(BIN)/python docs/make_reference.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "site/index.html"
+
 lock: $(VENV)/.core ## write deploy/*.lock anew: every package of the image with the digest of its files
 	@$(BIN)/python -m pip install -qq uv
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o deploy/requirements.lock
@@ -52,8 +57,9 @@ $(VENV)/.core: EXTRA :=
 $(VENV)/.test: EXTRA := [test]
 $(VENV)/.lint: EXTRA := [test,lint]
 $(VENV)/.bench: EXTRA := [test,bench]
+$(VENV)/.docs: EXTRA := [docs]
 
-$(VENV)/.core $(VENV)/.test $(VENV)/.lint $(VENV)/.bench: pyproject.toml
+$(VENV)/.core $(VENV)/.test $(VENV)/.lint $(VENV)/.bench $(VENV)/.docs: pyproject.toml
 	@$(NEW_VENV)
 	@echo "Installing negotiator$(EXTRA) into $(VENV) (the first time takes a minute or two) ..."
 	@$(BIN)/python -m pip install -qq --editable '.$(EXTRA)'
