@@ -24,7 +24,7 @@ from .plan_tokens import Counts
 from .policy import matches_any
 from .quality import Quality
 
-__all__ = ["Pair", "Pairs", "PlanBook", "build_book", "entered", "join_books"]
+__all__ = ["Growing", "Pair", "Pairs", "PlanBook", "build_book", "entered"]
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -279,12 +279,37 @@ def _close(low: Ints, high: Ints, sold: Sold) -> Bools:
     return np.asarray((low.min(axis=1) < most) & (most < DEAREST))
 
 
-def join_books(books: list[PlanBook]) -> PlanBook:
-    """Books of parts of a batch as one. ``books`` is emptied: each array's parts go when the whole is there."""
-    sold = books[0].sold
-    parts = {name: [getattr(book, name) for book in books] for name in _arrays()}
-    books.clear()
-    return PlanBook(sold=sold, **{name: np.concatenate(parts.pop(name)) for name in _arrays()})
+class Growing:
+    """The books of a batch's parts as one: each is copied to its place and can go. ``rows``: about how many."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = max(rows, 1)
+        self._count = 0
+        self._sold: Sold | None = None
+        self._whole: dict[str, npt.NDArray[Any]] = {}
+
+    def add(self, book: PlanBook) -> None:
+        """The book of the next lines."""
+        self._sold = book.sold
+        end = self._count + len(book)
+        if end > self._rows:
+            self._rows = max(end, 2 * self._rows)
+        for name in _arrays():
+            part = getattr(book, name)
+            whole = self._whole.get(name)
+            dtype = part.dtype if whole is None else np.promote_types(whole.dtype, part.dtype)
+            if whole is None or len(whole) < self._rows or dtype != whole.dtype:
+                larger = np.empty((self._rows, *part.shape[1:]), dtype)  # untouched memory is not resident
+                if whole is not None:
+                    larger[: self._count] = whole[: self._count]
+                self._whole[name] = whole = larger
+            whole[self._count : end] = part
+        self._count = end
+
+    def book(self) -> PlanBook:
+        """All of them, in their order. Raises AssertionError where none was added."""
+        assert self._sold is not None, "expected at least one book"
+        return PlanBook(sold=self._sold, **{n: whole[: self._count] for n, whole in self._whole.items()})
 
 
 def entered(book: PlanBook, rows: npt.NDArray[np.intp], part: PlanBook) -> PlanBook:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .plan_asked import Asked, Intake
-from .plan_book import Pairs, PlanBook, build_book, entered, join_books
+from .plan_book import Growing, Pairs, PlanBook, build_book, entered
 from .plan_offers import Sold
 from .plan_tokens import Counts, Guess, count_tokens, used_vocabularies
 from .quality import Quality
@@ -19,9 +19,6 @@ __all__ = ["PRICED_AT_ONCE", "BookMaker", "Pricing"]
 
 PRICED_AT_ONCE: Final = 2_000
 """Lines priced at a time: enough for NumPy, few enough for the cache."""
-
-BLOCK: Final = 50
-"""Parts joined at a time: large arrays go back to the system when they go, thousands of small ones do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +58,16 @@ class Pricing:
 
 
 class BookMaker:
-    """Books of parts of a batch, joined as they come. accounts: every account met, numbered by the order of lines."""
+    """Books of parts of a batch, as one. accounts: every account met, numbered by the order of lines.
 
-    def __init__(self, pricing: Pricing) -> None:
+    rows: about how many lines there will be.
+    """
+
+    def __init__(self, pricing: Pricing, rows: int = PRICED_AT_ONCE) -> None:
         self.accounts: dict[str, int] = {}
         self._pricing = pricing
-        self._books: list[PlanBook] = []
-        self._blocks: list[PlanBook] = []
+        self._whole = Growing(rows)
+        self.keep(pricing.book(Asked(), self.accounts))
 
     def add(self, asked: Asked) -> None:
         """Price the next lines."""
@@ -75,9 +75,7 @@ class BookMaker:
 
     def keep(self, book: PlanBook) -> None:
         """Take the book of the next lines, its accounts numbered as here."""
-        self._books.append(book)
-        if len(self._books) == BLOCK:
-            self._blocks.append(join_books(self._books))
+        self._whole.add(book)
 
     def number(self, names: Sequence[str]) -> npt.NDArray[np.int32]:
         """The numbers of accounts, new ones in the order given."""
@@ -86,7 +84,4 @@ class BookMaker:
 
     def book(self) -> PlanBook:
         """The book of all lines, in their order."""
-        if self._books or not self._blocks:
-            empty = [] if self._books else [self._pricing.book(Asked(), self.accounts)]
-            self._blocks.append(join_books(self._books or empty))
-        return join_books(self._blocks)
+        return self._whole.book()

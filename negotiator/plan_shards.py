@@ -30,6 +30,9 @@ LARGE_BYTES: Final = 4 * SHARD_BYTES
 """From here on a file is worth the second it takes to start processes."""
 
 MOST_PROCESSES: Final = 16
+SAMPLE: Final = 1_000
+"""Lines whose lengths say how many there are."""
+
 WAITING: Final = 2
 """Shards under way per process: none runs dry, and few results wait."""
 
@@ -159,7 +162,7 @@ async def price_file(
 ) -> tuple[ReadBatch, BookMaker]:
     """All lines of a file, read and priced: shards are under way side by side and taken in their order."""
     batch = ReadBatch(file=file, account=pricing.intake.account)
-    maker = BookMaker(pricing)
+    maker = BookMaker(pricing, file.lines_about(SAMPLE) * 21 // 20)
     budgets: dict[str, int | None] = {}
     seen: dict[str, int] = {}
     before = 0

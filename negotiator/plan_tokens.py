@@ -85,7 +85,9 @@ def fit_guess(texts: Texts, vocabularies: Sequence[str]) -> Guess | None:
         counted = np.array(_counted(texts, name), dtype=np.float64)
         shares = 1.0 / counted
         fitted = np.linalg.lstsq(sizes * shares[:, None], (counted - fixed) * shares, rcond=1e-9)[0]
-        factors[name] = fitted.astype(np.float64)
+        whole = float((sizes @ fitted).sum())
+        # lines are fitted by their shares, and then their sum: what all cost together is to be right
+        factors[name] = np.asarray(fitted * (float((counted - fixed).sum()) / whole if whole > 0 else 1.0))
         wrong = np.abs(fixed + sizes @ factors[name] - counted) * shares
         off[name] = float(np.quantile(wrong, OFF_QUANTILE))
     return Guess(factors, off)
@@ -107,16 +109,18 @@ def _counted(texts: Texts, vocabulary: str) -> list[int]:
 
 
 def _sizes(texts: Texts) -> tuple[Floats, Floats]:
-    """float64[n, 5]: characters, what UTF-8 adds, words, lines, texts; and float64[n], what the rest weighs."""
+    """float64[n, 7]: characters, what UTF-8 adds, words, lines, digits, marks, texts; float64[n], what the rest weighs.
+
+    A digit or a mark is often a token of its own, a letter never.
+    """
     rows = []
     for parts, _ in texts:
-        chars = extra = words = lines = 0
-        for text in parts:
-            chars += len(text)
-            words += text.count(" ")
-            lines += text.count("\n")
-            if not text.isascii():
-                extra += len(text.encode("utf-8", "surrogatepass")) - len(text)
-        rows.append((chars, extra, words, lines, len(parts)))
-    sizes = np.array(rows, dtype=np.float64).reshape(-1, 5)
+        text = parts[0] if len(parts) == 1 else "\n".join(parts)
+        count = text.count
+        extra = 0 if text.isascii() else len(text.encode("utf-8", "surrogatepass")) - len(text)
+        digits = sum(map(count, "0123456789"))
+        rows.append(
+            (len(text), extra, count(" "), count("\n"), digits, sum(map(count, ".,:-/\"'(_=")), len(parts))
+        )
+    sizes = np.array(rows, dtype=np.float64).reshape(-1, 7)
     return sizes, np.array([fixed for _, fixed in texts], dtype=np.float64)

@@ -238,7 +238,7 @@ async def plan_batch(
         elapsed_ms=elapsed_ms,
         left_ms=batch.left_ms(rooms.clock.now_ms()),
     )
-    maker = BookMaker(pricing)
+    maker = BookMaker(pricing, len(batch))
     async for part in batch.asked(engine):
         maker.add(part)
         await asyncio.sleep(0)  # a server goes on serving
