@@ -151,3 +151,23 @@ def _check_ledger(store: str, results: list[dict[str, Any]], report: dict[str, A
 
 def _nusd(usd: str) -> int:
     return int(Decimal(usd) * 10**9)
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"), [("negotiator pl", "plain,plan"), ("negotiator plan --obj", "plain,--objective")]
+)
+def test_a_shell_completes_commands_and_options(words: str, offered: str) -> None:
+    """What `negotiator completion` prints makes the shell ask the program itself, which answers."""
+    environment = {**os.environ, "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    environment["_NEGOTIATOR_COMPLETE"] = "bash_complete"
+    asked = subprocess.run(
+        [sys.executable, "-m", "negotiator.cli"], capture_output=True, text=True, env=environment, check=True
+    )
+    assert offered in asked.stdout.split()
+    script = subprocess.run(
+        [sys.executable, "-m", "negotiator.cli", "completion", "bash"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "_NEGOTIATOR_COMPLETE=bash_complete" in script.stdout

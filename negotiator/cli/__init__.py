@@ -20,7 +20,6 @@ COMMANDS: Final = {
     "completion": "tab completion for bash, zsh or fish",
     "demo": "a market of simulated sellers, in half a minute",
     "doctor": "find what is wrong here, and say the fix",
-    "export": "what orders came to, in the columns that train reads",
     "keys": "access keys: create, list, remove",
     "plan": "the cheapest feasible plan of a batch, with its proof",
     "prices": "what every model costs today, and since when",
@@ -66,7 +65,7 @@ def group() -> None:
 def main() -> None:
     """Entry point: errors of the user's are one line on stderr and exit code 1; wrong usage is 2."""
     try:
-        sys.exit(group.main(standalone_mode=False) or 0)
+        sys.exit(group.main(prog_name="negotiator", standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
