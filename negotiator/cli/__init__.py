@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "completion": "tab completion for bash, zsh or fish",
     "demo": "a market of simulated sellers, in half a minute",
     "doctor": "find what is wrong here, and say the fix",
+    "export": "what orders came to, in the columns that train reads",
     "keys": "access keys: create, list, remove",
     "plan": "the cheapest feasible plan of a batch, with its proof",
     "prices": "what every model costs today, and since when",
