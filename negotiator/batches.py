@@ -21,14 +21,16 @@ from .batch_lines import ended_line, refused_line, served_line
 from .batch_queue import OfferQueue, queues_of, unplanned
 from .batch_replan import PlanFacts
 from .batch_results import ResultFile
+from .batch_settling import Returns
 from .batch_share import Room, Share
 from .batch_tries import Tries
+from .batch_vendor import VendorBatches
 from .engine_grant import Grant
 from .errors import InputInvalid, Reject, RejectCode, Rejected, StoreUnavailable
 from .events import Event
 from .intake import DEFAULT_ACCOUNT
 from .limits import Full, Load
-from .order import Completion
+from .order import Completion, Order
 from .plan_lines import LineFault, PlanLine
 from .planning import PlannedBatch, ReadBatch, plan_batch, read_orders
 from .wire import PlanOptions, Terms
@@ -120,7 +122,11 @@ class BatchRun:
         self._begun: set[str] = set()
         self._stopping = asyncio.Event()
         self._batch = ReadBatch()
+        self._row_of: dict[str, int] = {}
         self.report = RunReport()
+        folder = results.path.with_name(f"{results.path.name}.batches")
+        returns = Returns(self._order_again, self._came, self._failed)
+        self._vendors = VendorBatches(engine, batch_id, folder, self._tries, returns)
 
     async def run(self, lines: Iterable[PlanLine | LineFault]) -> RunReport:
         """Execute all lines that have no result yet; every line ends as exactly one result, unless it is stopped.
@@ -133,23 +139,39 @@ class BatchRun:
         )
         report, done = self.report, self._results.done
         report.requests, report.errors = len(batch), batch.faults
-        todo = [row for row, custom_id in enumerate(batch.ids) if custom_id not in done]
-        report.skipped = len(batch) - len(todo)
-        idle, most = 0, within.planned_at_once or MAX_PLANNED
-        while todo and not self._stopping.is_set() and self._hopeful(idle, -(-len(todo) // most)):
-            before = report.finished
+        report.skipped = sum(custom_id in done for custom_id in batch.ids)
+        try:
+            await self._vendors.resume()
+            await self._rounds(batch)
+        finally:
+            await self._vendors.close()
+        return report
+
+    async def _rounds(self, batch: ReadBatch) -> None:
+        report, done, out = self.report, self._results.done, self._vendors.out
+        todo = [row for row, name in enumerate(batch.ids) if name not in done and name not in out]
+        idle, most = 0, self._within.planned_at_once or MAX_PLANNED
+        while not self._stopping.is_set():
+            if not (todo and self._hopeful(idle, -(-len(todo) // most))):
+                if not out:
+                    break
+                await self._vendors.wait(self._stopping)
+                if returned := self._returned():
+                    todo, idle = todo + returned, 0
+                continue
+            before = report.finished + len(out)
             report.rounds += 1
             now, later = todo[:most], todo[most:]
             await self._round(batch.part(now))
             # what did not fit goes behind what was not planned yet: it cannot keep others out for ever
-            todo = later + [row for row in now if batch.ids[row] not in done]
-            idle = idle + 1 if report.finished == before else 0
+            rest = (row for row in now if batch.ids[row] not in done and batch.ids[row] not in out)
+            todo = list(dict.fromkeys((*later, *rest, *self._returned())))
+            idle = idle + 1 if report.finished + len(out) == before else 0
             if todo and not later:
                 await self._pause(self._wait_ms(todo, idle))
         if not self._stopping.is_set():
             for row in todo:
                 self._refuse(batch.ids[row], self._last[batch.ids[row]])
-        return report
 
     def stop(self) -> None:
         """Begin nothing more; :meth:`run` returns when what is in flight has ended."""
@@ -160,6 +182,8 @@ class BatchRun:
 
         restarted: an earlier process may have begun any of them. Call it when :meth:`run` is over.
         """
+        await self._vendors.resume()
+        await self._vendors.recall()
         for custom_id in self._batch.ids:
             if custom_id in self._results.done:
                 continue
@@ -213,7 +237,10 @@ class BatchRun:
         try:
             async with asyncio.TaskGroup() as group:
                 for queue in queues_of(plan):
-                    group.create_task(self._pace(queue, group))
+                    if self._vendors.takes(queue.offer):
+                        group.create_task(self._vendors.send(queue, self._late, self._turned_down))
+                    else:
+                        group.create_task(self._pace(queue, group))
         except* (InputInvalid, StoreUnavailable) as faults:  # the first says it
             raise _first(faults) from None
 
@@ -294,14 +321,7 @@ class BatchRun:
             grant = Grant(offer.provider, offer.model, offer.tier, slot)
             done = await self._engine.buy(order, grant=grant)
         except Rejected as refused:
-            if refused.reject.code in _TAKEN:
-                await self._tries.taken(order.account, custom_id)
-                self.report.in_doubt, self.report.in_doubt_nusd = (
-                    self._tries.in_doubt,
-                    self._tries.in_doubt_nusd,
-                )
-            else:
-                self._failed(custom_id, refused.reject)
+            await self._turned_down(order, custom_id, refused)
         else:
             self.report.expected_nusd += queue.expected_nusd(row)
             self._serve(custom_id, done)
@@ -311,14 +331,45 @@ class BatchRun:
             if self._progress is not None:
                 self._progress(self.report)
 
+    async def _turned_down(self, order: Order, custom_id: str, refused: Rejected) -> None:
+        """An order that was not let in or not served: another one has its id, or it is tried again or refused."""
+        if refused.reject.code not in _TAKEN:
+            self._failed(custom_id, refused.reject)
+            return
+        await self._tries.taken(order.account, custom_id)
+        self.report.in_doubt, self.report.in_doubt_nusd = self._tries.in_doubt, self._tries.in_doubt_nusd
+
+    async def _order_again(self, custom_id: str) -> Order:
+        """The order of a line, read again."""
+        if not self._row_of:
+            self._row_of = {name: row for row, name in enumerate(self._batch.ids)}
+        return await self._batch.order(self._engine, self._row_of[custom_id], planned=False)
+
+    def _returned(self) -> list[int]:
+        """Lines that vendors' batches did not answer and that are not refused either."""
+        names = [name for name in self._vendors.returned() if name not in self._results.done]
+        if names and not self._row_of:
+            self._row_of = {name: row for row, name in enumerate(self._batch.ids)}
+        return [self._row_of[name] for name in names]
+
     def _failed(self, custom_id: str, reject: Reject) -> None:
         """Decide what a refused line does next: a later round, or its end."""
+        if custom_id in self._results.done:
+            return
         self._last[custom_id] = reject
         if reject.code is RejectCode.CAPACITY_EXHAUSTED and "charged_usd" not in reject.facts:
             return  # nothing was tried
         tried = self._tries.failed(custom_id, reject)
         if not reject.code.again or tried > MAX_TRIES:
             self._refuse(custom_id, reject)
+
+    def _came(self, custom_id: str, done: Completion) -> None:
+        """An answer by way of a vendor's batch; it may be there already, from before a crash."""
+        if custom_id not in self._results.done:
+            self.report.expected_nusd += 0 if done.replayed else done.expected_nusd
+            self._serve(custom_id, done)
+            if self._progress is not None:
+                self._progress(self.report)
 
     def _serve(self, custom_id: str, done: Completion) -> None:
         report = self.report

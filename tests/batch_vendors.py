@@ -68,6 +68,7 @@ class BatchVendor:
     ends_as: str = "done"
     create: str = "ok"
     down: bool = False
+    torn: int = 0
     batches: dict[str, _Batch] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
@@ -130,7 +131,7 @@ class BatchVendor:
         if path == "/files":
             return _json(self._file(data))
         if path.startswith("/files/"):
-            return web.Response(body=self.files[path.split("/")[2]])
+            return await self._content(request, self.files[path.split("/")[2]])
         if path == "/batches" and request.method == "GET":
             rows = [self._openai_batch(batch_id) for batch_id in self.batches]
             return _json({"object": "list", "data": rows, "has_more": False})
@@ -310,6 +311,18 @@ class BatchVendor:
         file_id = f"file-{len(self.files) + 1}"
         self.files[file_id] = rest[: rest.rindex(b"\r\n--")]
         return {"id": file_id, "object": "file", "purpose": "batch"}
+
+    async def _content(self, request: web.Request, data: bytes) -> web.StreamResponse:
+        if not self.torn:
+            return web.Response(body=data)
+        self.torn -= 1
+        response = web.StreamResponse()
+        response.content_length = len(data)
+        await response.prepare(request)
+        await response.write(data[: len(data) // 2])
+        assert request.transport is not None
+        request.transport.close()
+        return response
 
     def _write_results(self, batch_id: str, out: dict[str, Any], answers: str, errors: str) -> None:
         batch, good, bad = self.batches[batch_id], [], []
