@@ -84,11 +84,9 @@ class Circumstances:
 def batch_id_of(content: bytes | BinaryIO) -> str:
     """The id of a batch, from its bytes or its open file: the same has the same, so running it again continues it."""
     digest = hashlib.blake2b(digest_size=8)
-    if isinstance(content, bytes):
-        digest.update(content)
-    else:
-        while block := content.read(HASHED_BYTES):
-            digest.update(block)
+    blocks = (content,) if isinstance(content, bytes) else iter(lambda: content.read(HASHED_BYTES), b"")
+    for block in blocks:
+        digest.update(block)
     return f"batch_{digest.hexdigest()}"
 
 
@@ -164,7 +162,7 @@ class BatchRun:
             now, later = todo[:most], todo[most:]
             await self._round(batch.part(now))
             # what did not fit goes behind what was not planned yet: it cannot keep others out for ever
-            rest = (row for row in now if batch.ids[row] not in done and batch.ids[row] not in out)
+            rest = (row for row in now if not (batch.ids[row] in done or batch.ids[row] in out))
             todo = list(dict.fromkeys((*later, *rest, *self._returned())))
             idle = idle + 1 if report.finished + len(out) == before else 0
             if todo and not later:
@@ -340,17 +338,16 @@ class BatchRun:
         self.report.in_doubt, self.report.in_doubt_nusd = self._tries.in_doubt, self._tries.in_doubt_nusd
 
     async def _order_again(self, custom_id: str) -> Order:
-        """The order of a line, read again."""
-        if not self._row_of:
-            self._row_of = {name: row for row, name in enumerate(self._batch.ids)}
-        return await self._batch.order(self._engine, self._row_of[custom_id], planned=False)
+        return await self._batch.order(self._engine, self._row(custom_id), planned=False)
 
     def _returned(self) -> list[int]:
         """Lines that vendors' batches did not answer and that are not refused either."""
-        names = [name for name in self._vendors.returned() if name not in self._results.done]
-        if names and not self._row_of:
+        return [self._row(name) for name in self._vendors.returned() if name not in self._results.done]
+
+    def _row(self, custom_id: str) -> int:
+        if not self._row_of:
             self._row_of = {name: row for row, name in enumerate(self._batch.ids)}
-        return [self._row_of[name] for name in names]
+        return self._row_of[custom_id]
 
     def _failed(self, custom_id: str, reject: Reject) -> None:
         """Decide what a refused line does next: a later round, or its end."""
