@@ -80,7 +80,8 @@ class Desk:
         quotes: list[Quote] = []
         declines: list[Decline] = []
         for name, rfq in asked.items():
-            self._sort(name, rfq, answers.get(name, ()), quotes, declines)
+            if given := answers.get(name):
+                self._sort(name, rfq, given, quotes, declines)
         return Answers(tuple(quotes), tuple(declines))
 
     async def _await(

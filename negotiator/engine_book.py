@@ -78,7 +78,8 @@ class Job:
 
 async def ask(rooms: Rooms, job: Job) -> Book:
     """Quotes of all sellers as candidates; a second round where a seller misses a term by little."""
-    order, text = job.order, prompt_text(job.order.body)
+    order = job.order
+    text = prompt_text(order.body) if rooms.quality.reads else ""
     estimate = rooms.quality.estimate(text, rooms.models, task=order.task)
     job.rfq = rfq = _rfq(rooms, order, estimate)
     answers = await rooms.desk.ask(rfq)
@@ -112,14 +113,14 @@ def shown(rooms: Rooms, job: Job, quote_id: str) -> Book:
 
 def _rfq(rooms: Rooms, order: Order, estimate: Estimate) -> RFQ:
     weighed = read_chat(order.body, key=rooms.tenant_key(order.account), vocabularies=rooms.vocabularies)
-    tokens = estimate.output_tokens.tolist()
+    median_output, output_by_model = _lengths(rooms.models, estimate)
     sized = order.input_tokens is not None
     return RFQ(
         rfq_id=f"rfq_{secrets.token_hex(8)}",
         input_tokens=order.input_tokens or weighed.input_tokens,
         max_output_tokens=order.max_output_tokens,
-        expected_output_tokens=sorted(tokens)[len(tokens) // 2] if tokens else 0,
-        output_tokens_by_model=dict(zip(rooms.models, tokens, strict=True)),
+        expected_output_tokens=median_output,
+        output_tokens_by_model=output_by_model,
         tokens_by_vocabulary={} if sized else weighed.by_vocabulary,
         prefix=() if sized else weighed.prefix,
         capabilities=capabilities_of(order.body),
@@ -129,6 +130,13 @@ def _rfq(rooms: Rooms, order: Order, estimate: Estimate) -> RFQ:
         parameters=parameters_of(order.body),
         answer_key=_answer_key(rooms, order) if "cached" in order.tiers else None,
     )
+
+
+@lru_cache(maxsize=16)
+def _lengths(models: tuple[str, ...], estimate: Estimate) -> tuple[int, dict[str, int]]:
+    """The expected length of an answer: the median over models, and each model's."""
+    tokens = estimate.output_tokens.tolist()
+    return sorted(tokens)[len(tokens) // 2] if tokens else 0, dict(zip(models, tokens, strict=True))
 
 
 def _answer_key(rooms: Rooms, order: Order) -> str:
@@ -147,16 +155,17 @@ def _judge(
 ) -> Book:
     now_ms = rooms.clock.now_ms()
     beliefs = _beliefs(rooms, order, estimate, quotes)
+    may_probe, named = rooms.capacity.may_probe, rfq.models
     candidates = [
         consider(
             order,
             quote,
             beliefs[quote.model],
             now_ms=now_ms,
-            probe=rooms.capacity.may_probe(quote.provider, quote.model),
+            probe=not quote.firm and may_probe(quote.provider, quote.model),
         )
         for quote in quotes
-        if rfq.models is None or quote.model in rfq.models or quote.key in rfq.models
+        if named is None or quote.model in named or quote.key in named
     ]
     ranked = rank(order, candidates)
     if ranked:
@@ -173,7 +182,7 @@ def _beliefs(
 ) -> dict[str, QualityEstimate]:
     """What is believed of each quoted model; models nobody lists (remote sellers') are estimated apart."""
     known = _rows(rooms.models, estimate)
-    strange = tuple({quote.model for quote in quotes} - known.keys())
+    strange = tuple({quote.model for quote in quotes if quote.model not in known})
     if strange:
         text = prompt_text(order.body)
         return known | _rows(strange, rooms.quality.estimate(text, strange, task=order.task))

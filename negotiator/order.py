@@ -109,8 +109,10 @@ class Order:
     @property
     def limit_nusd(self) -> int | None:
         """The most this order may be charged: the lower of budget and value, None = no limit."""
-        caps = [cap for cap in (self.budget_nusd, self.value_nusd) if cap is not None]
-        return min(caps, default=None)
+        budget_nusd, value_nusd = self.budget_nusd, self.value_nusd
+        if budget_nusd is None or value_nusd is None:
+            return value_nusd if budget_nusd is None else budget_nusd
+        return min(budget_nusd, value_nusd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +179,10 @@ class Book:
     @property
     def eligible(self) -> tuple[Candidate, ...]:
         """Those that meet every term, best first."""
-        return tuple(candidate for candidate in self.candidates if candidate.eligible)
+        for number, candidate in enumerate(self.candidates):
+            if candidate.misses:
+                return self.candidates[:number]
+        return self.candidates
 
     @property
     def best(self) -> Candidate | None:

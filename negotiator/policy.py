@@ -45,7 +45,7 @@ def consider(
 
     ``probe``: an indicative quote counts as firm (a seller that is coming back is tried).
     """
-    misses = list(_misses(order, quote, estimate, probe))
+    misses = _misses(order, quote, estimate, probe)
     max_output_tokens, ceiling_nusd = quote.max_output_tokens, quote.ceiling_nusd
     limit_nusd = order.limit_nusd
     if limit_nusd is not None and ceiling_nusd > limit_nusd:
@@ -81,27 +81,29 @@ def matches_any(key: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(key if "/" in glob else model, glob) for glob in globs)
 
 
-def _misses(order: Order, quote: Quote, estimate: QualityEstimate, probe: bool) -> Iterable[Miss]:
+def _misses(order: Order, quote: Quote, estimate: QualityEstimate, probe: bool) -> list[Miss]:
+    misses: list[Miss] = []
+    miss = misses.append
     quality = trusted_quality(order, estimate)
     if quality < order.min_quality:
-        yield Miss("min_quality", order.min_quality, int(quality * 10_000) / 10_000, Loss.BELOW_QUALITY)
+        miss(Miss("min_quality", order.min_quality, int(quality * 10_000) / 10_000, Loss.BELOW_QUALITY))
     if order.deadline_ms is not None and quote.latency_ms.p95 > order.deadline_ms:
-        yield Miss("deadline_ms", order.deadline_ms, quote.latency_ms.p95, Loss.TOO_SLOW)
+        miss(Miss("deadline_ms", order.deadline_ms, quote.latency_ms.p95, Loss.TOO_SLOW))
     if order.ttft_ms is not None and quote.ttft_ms.p95 > order.ttft_ms:
-        yield Miss("ttft_ms", order.ttft_ms, quote.ttft_ms.p95, Loss.TOO_SLOW)
-    missing = order.require - quote.tags
-    if missing:
+        miss(Miss("ttft_ms", order.ttft_ms, quote.ttft_ms.p95, Loss.TOO_SLOW))
+    if order.require and (missing := order.require - quote.tags):
         kept = tuple(sorted(order.require - missing))
-        yield Miss("require", tuple(sorted(order.require)), kept, Loss.NO_CAPABILITY)
+        miss(Miss("require", tuple(sorted(order.require)), kept, Loss.NO_CAPABILITY))
     if order.models and not matches_any(quote.key, order.models):
-        yield Miss("models", order.models, (*order.models, quote.key), Loss.NO_CAPABILITY)
+        miss(Miss("models", order.models, (*order.models, quote.key), Loss.NO_CAPABILITY))
     if order.exclude and matches_any(quote.key, order.exclude):
         left = tuple(glob for glob in order.exclude if not matches_any(quote.key, (glob,)))
-        yield Miss("exclude", order.exclude, left, Loss.NO_CAPABILITY)
+        miss(Miss("exclude", order.exclude, left, Loss.NO_CAPABILITY))
     if quote.tier not in order.tiers:
-        yield Miss("tiers", order.tiers, (*order.tiers, quote.tier), Loss.NO_CAPABILITY)
+        miss(Miss("tiers", order.tiers, (*order.tiers, quote.tier), Loss.NO_CAPABILITY))
     if not quote.firm and not probe:
-        yield Miss("firm", True, False, Loss.INDICATIVE)
+        miss(Miss("firm", True, False, Loss.INDICATIVE))
+    return misses
 
 
 def _money_misses(order: Order, needed_nusd: int) -> Iterable[Miss]:
@@ -147,7 +149,7 @@ POLICIES: Final[dict[str, Key]] = {
 def rank(order: Order, candidates: Iterable[Candidate]) -> list[Candidate]:
     """The eligible candidates, best first by the order's policy; ties by name, so the order is total."""
     key = POLICIES[order.policy]
-    eligible = [candidate for candidate in candidates if candidate.eligible]
+    eligible = [candidate for candidate in candidates if not candidate.misses]
     return sorted(eligible, key=lambda c: (*key(c), c.quote.key, c.quote.tier))
 
 
@@ -156,11 +158,14 @@ def targets(order: Order, candidates: Sequence[Candidate]) -> dict[str, Target]:
 
     The price to beat is the best eligible competitor's, else a fixed share of the seller's own: never the budget.
     """
+    failing = [candidate for candidate in candidates if candidate.misses]
+    if not failing:
+        return {}
     best_nusd = min((c.ceiling_nusd for c in candidates if c.eligible), default=None)
     asked: dict[str, Target] = {}
-    for candidate in candidates:
+    for candidate in failing:
         quote, terms = candidate.quote, {miss.term for miss in candidate.misses}
-        if not terms or not terms <= _NEGOTIABLE:
+        if not terms <= _NEGOTIABLE:
             continue
         price = latency = None
         if terms & _MONEY:
@@ -194,6 +199,9 @@ def refuse(order: Order, candidates: Sequence[Candidate], declines: Sequence[Dec
         return _refuse_without_quotes(order, declines)
     for code, terms in _CODES:
         if all(any(miss.term in terms for miss in candidate.misses) for candidate in candidates):
+            wanted = [decline for decline in declines if _wanted(order, decline)]
+            if code is RejectCode.POLICY_FORBIDS and wanted:
+                return _refuse_without_quotes(order, wanted)  # whom the buyer would have taken said no just now
             return _refuse_for(order, candidates, code, terms)
     if all(any(miss.term == "firm" for miss in candidate.misses) for candidate in candidates):
         return Reject(
@@ -206,6 +214,17 @@ def refuse(order: Order, candidates: Sequence[Candidate], declines: Sequence[Dec
         code=RejectCode.TERMS_CONFLICT,
         message=f"each of {', '.join(missed)} can be met, but no offer meets all of them at once",
         facts={"terms": missed, "offers": len(candidates)},
+    )
+
+
+def _wanted(order: Order, decline: Decline) -> bool:
+    """Whether the terms allow something that this seller did not offer."""
+    if decline.model:
+        key = f"{decline.provider}/{decline.model}"
+        return (not order.models or matches_any(key, order.models)) and not matches_any(key, order.exclude)
+    sellers = [glob.partition("/")[0] for glob in order.models if "/" in glob]
+    return len(sellers) < max(1, len(order.models)) or any(
+        fnmatchcase(decline.provider, seller) for seller in sellers
     )
 
 

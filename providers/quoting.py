@@ -94,6 +94,7 @@ class Quoter:
         "_latencies_ms",
         "_list_steps",
         "_next_id",
+        "_one_step",
         "_path",
         "_plain",
         "_writes",
@@ -113,6 +114,8 @@ class Quoter:
         self.slack_nusd = int(offer.cache is not None and _has_fractions(offer.steps))
         self._list_steps = offer.list_steps if offer.tier != "priority" else None
         self._plain = not EXCLUSIVE & offer.tags
+        one = len(offer.steps) == 1
+        self._one_step = (offer.steps[0].rates, self.worst_input_rates[0]) if one else None
         self._path = _BY_TIER.get(offer.tier, DiscountKind.OFF_PEAK)
         self.set_speed(offer.speed)
 
@@ -156,13 +159,18 @@ class Quoter:
         token_margin: learnt replacements for the offer's. capacity, firm: as in the quote.
         """
         offer = self.offer
-        sizes = self._refuses(rfq) or self._sizes(
-            rfq, token_factor or offer.token_factor, token_margin or offer.token_margin
-        )
+        if not (
+            rfq.capabilities <= offer.tags and (self._plain or EXCLUSIVE & offer.tags <= rfq.capabilities)
+        ):
+            return self._unsupported(rfq)
+        sizes = self._sizes(rfq, token_factor or offer.token_factor, token_margin or offer.token_margin)
         if isinstance(sizes, Decline):
             return sizes
         input_tokens, covered, output, max_output = sizes
-        rates, worst = self._rates(covered, reduction)
+        if self._one_step is None or reduction is not None:
+            rates, worst = self._rates(covered, reduction)
+        else:
+            rates, worst = self._one_step
         lines = _lines(rates, input_tokens, output, cache)
         expected_nusd = 0
         for line in lines:
@@ -222,10 +230,8 @@ class Quoter:
             ttl_ms = min(ttl_ms, cache.left_ms)
         return max(MIN_VALID_MS, ttl_ms)
 
-    def _refuses(self, rfq: RFQ) -> Decline | None:
+    def _unsupported(self, rfq: RFQ) -> Decline:
         offer = self.offer
-        if rfq.capabilities <= offer.tags and (self._plain or EXCLUSIVE & offer.tags <= rfq.capabilities):
-            return None
         missing = sorted(rfq.capabilities - offer.tags) or ["chat"]
         return Decline(
             offer.provider, offer.model, DeclineCode.UNSUPPORTED, f"cannot do {', '.join(missing)}"
@@ -293,8 +299,8 @@ def _lines(rates: Rates, input_tokens: int, output: int, cache: CacheHope) -> tu
     """The expected bill: the mean over hit and miss of what is read, written and fresh."""
     if cache is NO_CACHE and input_tokens and not rates.request_nusd:
         return (
-            _line(LineKind.INPUT, input_tokens, rates.input_nusd_per_mtok),
-            _line(LineKind.OUTPUT, output, rates.output_nusd_per_mtok),
+            _line(_INPUT, input_tokens, rates.input_nusd_per_mtok),
+            _line(_OUTPUT, output, rates.output_nusd_per_mtok),
         )
     lines: list[PriceLine] = []
     fresh = input_tokens
@@ -319,6 +325,10 @@ def _line(kind: LineKind, tokens: int, rate: int) -> PriceLine:
     return PriceLine(kind, tokens, rate, _even(tokens * rate))
 
 
+_INPUT: Final = LineKind.INPUT
+_OUTPUT: Final = LineKind.OUTPUT
+
+
 def _plain_nusd(rates: Rates, input_tokens: int, output: int) -> int:
     """The expected bill when nothing is cached."""
     return (
@@ -330,6 +340,8 @@ def _plain_nusd(rates: Rates, input_tokens: int, output: int) -> int:
 
 def _even(product: int) -> int:
     whole, rest = divmod(product, TOKENS_PER_RATE)
+    if not rest:
+        return whole
     twice = 2 * rest
     return whole + (twice > TOKENS_PER_RATE or (twice == TOKENS_PER_RATE and whole & 1))
 

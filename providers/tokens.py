@@ -6,12 +6,12 @@ reference vocabulary is multiplied by. Text typed by a user is never read as con
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -83,7 +83,8 @@ def count_text(text: str, vocabulary: str = REFERENCE) -> int:
     if not text:
         return 0
     if len(text) <= MAX_COUNTED_CHARS:
-        return _count(text, vocabulary) if len(text) < 256 else _count_kept(text, vocabulary)
+        # Roles and system prompts come again and again, short questions do not.
+        return _count(text, vocabulary) if 16 < len(text) < 256 else _count_kept(text, vocabulary)
     third = MAX_COUNTED_CHARS // 3
     middle = (len(text) - third) // 2
     slices = (text[:third], text[middle : middle + third], text[-third:])
@@ -123,7 +124,7 @@ def prefix_marks(body: Mapping[str, Any], key: bytes) -> tuple[PrefixMark, ...]:
 def read_chat(body: Mapping[str, Any], *, key: bytes, vocabularies: Sequence[str] = ()) -> ChatTokens:
     """Count a body once for everybody: reference vocabulary, others, and prefix marks under a tenant's key."""
     pieces = list(_pieces(body))
-    chain = hashlib.blake2b(key=key[:64], digest_size=16)
+    chain = blake2b(key=key[:64], digest_size=16)
     marks: list[PrefixMark] = []
     total = 0
     for piece in pieces:
@@ -137,8 +138,7 @@ def read_chat(body: Mapping[str, Any], *, key: bytes, vocabularies: Sequence[str
     return ChatTokens(total + REPLY_TOKENS, by_vocabulary, tuple(marks))
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
+class _Piece(NamedTuple):
     """A part of the prompt that ends where a prefix may: its texts, what else it weighs, its canonical bytes."""
 
     texts: tuple[str, ...]
@@ -202,7 +202,10 @@ def _canonical(value: Any) -> bytes:
 
 
 def _weigh(piece: _Piece, vocabulary: str) -> int:
-    return piece.fixed + sum(count_text(text, vocabulary) for text in piece.texts)
+    tokens = piece.fixed
+    for text in piece.texts:
+        tokens += count_text(text, vocabulary)
+    return tokens
 
 
 def _count(text: str, vocabulary: str) -> int:
@@ -213,7 +216,7 @@ def _count(text: str, vocabulary: str) -> int:
         return len(tokenizer.encode_ordinary(text.encode("utf-8", "replace").decode()))
 
 
-@lru_cache(maxsize=256)  # at most 16 M characters: system prompts come again and again
+@lru_cache(maxsize=256)  # at most 16 M characters
 def _count_kept(text: str, vocabulary: str) -> int:
     return _count(text, vocabulary)
 

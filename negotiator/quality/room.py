@@ -74,6 +74,11 @@ class Quality:
         """As another process gets it: what is known now, under a clock that stands still."""
         return _still, (self._priors, self._model, self._clock_ms(), self.state())
 
+    @property
+    def reads(self) -> bool:
+        """Whether the words of a prompt make a difference; without a trained predictor they do not."""
+        return self._model is not None
+
     def estimate(self, text: str, models: Sequence[str], *, task: str | None = None) -> Estimate:
         """What one prompt may expect of each model: read-only arrays over ``models`` in their order."""
         adjustment = self._adjustment(tuple(models), task or "")
