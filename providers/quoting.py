@@ -167,10 +167,7 @@ class Quoter:
         if isinstance(sizes, Decline):
             return sizes
         input_tokens, covered, output, max_output = sizes
-        if self._one_step is None or reduction is not None:
-            rates, worst = self._rates(covered, reduction)
-        else:
-            rates, worst = self._one_step
+        rates, worst = self._rates(covered, reduction)
         lines = _lines(rates, input_tokens, output, cache)
         expected_nusd = 0
         for line in lines:
@@ -239,6 +236,8 @@ class Quoter:
 
     def _rates(self, covered: int, reduction: Reduction | None) -> tuple[Rates, int]:
         """The rates of a request this long, and the dearest rate of any of its input tokens."""
+        if self._one_step is not None and reduction is None:
+            return self._one_step
         steps, chosen = self.offer.steps, 0
         for number in range(1, len(steps)):
             if covered < steps[number].from_input_tokens:
@@ -299,8 +298,8 @@ def _lines(rates: Rates, input_tokens: int, output: int, cache: CacheHope) -> tu
     """The expected bill: the mean over hit and miss of what is read, written and fresh."""
     if cache is NO_CACHE and input_tokens and not rates.request_nusd:
         return (
-            _line(_INPUT, input_tokens, rates.input_nusd_per_mtok),
-            _line(_OUTPUT, output, rates.output_nusd_per_mtok),
+            _line(LineKind.INPUT, input_tokens, rates.input_nusd_per_mtok),
+            _line(LineKind.OUTPUT, output, rates.output_nusd_per_mtok),
         )
     lines: list[PriceLine] = []
     fresh = input_tokens
@@ -323,10 +322,6 @@ def _lines(rates: Rates, input_tokens: int, output: int, cache: CacheHope) -> tu
 
 def _line(kind: LineKind, tokens: int, rate: int) -> PriceLine:
     return PriceLine(kind, tokens, rate, _even(tokens * rate))
-
-
-_INPUT: Final = LineKind.INPUT
-_OUTPUT: Final = LineKind.OUTPUT
 
 
 def _plain_nusd(rates: Rates, input_tokens: int, output: int) -> int:
