@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any, Final
 
@@ -94,7 +95,8 @@ def _endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespo
                 await house.limits.enter(key)
         try:
             await _read(route, call)
-            return _response(await route.handler(call), call, route.status)
+            with house.feeds.hold(key.key_id if key is not None else "") if route.feeds else nullcontext():
+                return _response(await route.handler(call), call, route.status)
         finally:
             if key is not None:
                 house.limits.leave(key)
@@ -125,6 +127,7 @@ async def _gate(
     house = request.app[HOUSE]
     call = Call(request, house, f"req_{secrets.token_hex(10)}")
     request[CALL] = call
+    house.newcomers.spoke(request.protocol)
     if house.engine.tracing is not None:
         house.engine.tracing.adopt(request.headers)
     loop = asyncio.get_running_loop()

@@ -24,6 +24,7 @@ from .dashboard_tape import Tape
 from .faults import ApiFault
 from .key_limits import Limits
 from .keyring import KeyRing
+from .patience import Feeds, Newcomers
 from .tally import Tally
 
 __all__ = [
@@ -63,6 +64,8 @@ class House:
     draining: bool = False
     running: int = 0
     routes: Sequence[Route] = ()
+    newcomers: Newcomers = field(default_factory=Newcomers)
+    feeds: Feeds = field(default_factory=Feeds)
     openapi: bytes = b""
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -146,6 +149,11 @@ class Route:
         return (self.handler.__doc__ or "").strip().partition("\n")[0]
 
     @property
+    def feeds(self) -> bool:
+        """Whether it streams news for as long as somebody listens."""
+        return self.streams and self.method == "GET"
+
+    @property
     def needs_key(self) -> bool:
         """Whether the caller must say who it is."""
         return self.scope is not None
@@ -178,6 +186,8 @@ async def take_in(route: Route, call: Call) -> None:
     kind = request.content_type
     if kind != JSON_TYPE and not (route.ndjson and kind in NDJSON_TYPES):
         raise ApiFault(415, "MEDIA_TYPE_UNSUPPORTED", f"content-type: expected {JSON_TYPE}, found {kind!r}")
+    if (request.content_length or 0) > call.house.max_body:
+        raise ApiFault(413, "BODY_TOO_LARGE", "the body is larger than this server takes")
     data = await request.read()
     if kind != JSON_TYPE:
         call.raw = data

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from providers.clock import SystemClock
 from providers.tokens import REFERENCE, VOCABULARIES, count_text
@@ -137,9 +138,11 @@ async def serve(engine: Engine, *, reuse_port: bool = False) -> AsyncGenerator[L
                 route for route in ROUTES if route.ops or route.watch or route.path in ("/healthz", "/readyz")
             ]
             runners.append(await _run(house, ops, ops_host, ops_port, reuse_port))
+        watch = asyncio.ensure_future(house.newcomers.watch(lambda: _connections(runners)))
         try:
             yield Listening(house, tuple(_urls(runners)))
         finally:
+            watch.cancel()
             await _stop(house, runners)
 
 
@@ -181,6 +184,10 @@ async def _stop(house: House, runners: Sequence[web.AppRunner]) -> None:
         logger.warning("%d requests still ran after %g s and are cut", house.running, DRAIN_S)
     for runner in runners:
         await runner.cleanup()
+
+
+def _connections(runners: Sequence[web.AppRunner]) -> list[RequestHandler]:
+    return [one for runner in runners if runner.server is not None for one in runner.server.connections]
 
 
 def _urls(runners: Sequence[web.AppRunner]) -> list[str]:
