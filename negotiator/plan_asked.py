@@ -15,7 +15,7 @@ import orjson
 from providers.tokens import chat_texts
 
 from .errors import InputInvalid, Reject
-from .intake import DEFAULT_ACCOUNT, capabilities_of, prompt_text, to_order
+from .intake import DEFAULT_ACCOUNT, capabilities_of, parameters_of, prompt_text, to_order
 from .order import Order
 from .plan_lines import MAX_LINE_BYTES, LineFault
 from .wire import POLICY_NAMES, RequestLine, Terms, request_line_from
@@ -98,7 +98,7 @@ def _row(order: Order) -> Row:
         NO_LIMIT if order.value_nusd is None else order.value_nusd,
         order.max_output_tokens or 0,
         order.task,
-        (order.tiers, capabilities_of(order.body)),
+        (order.tiers, capabilities_of(order.body), parameters_of(order.body)),
         (order.require, order.models, order.exclude),
     )
 
@@ -198,7 +198,11 @@ def _plain(line: Any, intake: Intake, missing: set[str]) -> Row | None:
         value,
         body.get("max_completion_tokens") or body.get("max_tokens", 0),
         terms.get("task"),
-        (_tuple(terms, "tiers") or ("standard",), TEXT_ONLY),
+        (
+            _tuple(terms, "tiers") or ("standard",),
+            TEXT_ONLY,
+            TEXT_ONLY if body.keys() <= _SIZES else parameters_of(body),
+        ),
         (frozenset(terms.get("require", ())), _tuple(terms, "models"), _tuple(terms, "exclude")),
     )
 
@@ -255,6 +259,7 @@ def _nusd(text: Any) -> int | None:
 _NONE: Final[dict[str, Any]] = {}
 _LINE: Final = frozenset({"custom_id", "method", "url", "body", "terms"})
 _LOOKED_INTO: Final = frozenset({"input", "tools", "functions", "response_format", "n"})
+_SIZES: Final = frozenset({"messages", "model", "max_tokens", "max_completion_tokens"})
 _ROLES: Final = frozenset({"system", "developer", "user", "assistant"})
 _TIERS: Final = frozenset({"standard", "priority", "flex", "batch", "cached"})
 _TERMS: Final[Mapping[str, Callable[[Any], bool]]] = {

@@ -119,7 +119,11 @@ class Pairs:
         sure = self.quality - np.array(margin).reshape(-1, 1) * spread
         self._good = sure >= np.array(floor).reshape(-1, 1)
         self._able = _masks(
-            needs, offers, lambda offer, tiers, needed: offer.tier in tiers and needed <= offer.tags
+            needs,
+            offers,
+            lambda offer, tiers, needed, asked: (
+                offer.tier in tiers and needed <= offer.tags and offer.parameters.refuses(asked) is None
+            ),
         )
         self.named = _masks(
             [(name,) for name in named], offers, lambda offer, name: name in (None, offer.model, offer.key)

@@ -16,7 +16,7 @@ from .anthropic_answers import MessageReader, delta_of_message, fault_of
 from .dialect import HOUSE_FIELDS, Call, Want, Window, is_neutral
 from .errors import ProviderError, RequestRefused
 from .limit_headers import LIMIT_HEADERS
-from .terms import Delta
+from .terms import Delta, Parameters
 
 __all__ = ["API_VERSION", "Anthropic", "messages_call"]
 
@@ -39,6 +39,7 @@ _TAKES: Final = HOUSE_FIELDS | {
     "top_p",
     "user",
 }
+_PARAMETERS: Final = Parameters(only=frozenset(_TAKES))
 _PARTS: Final = frozenset({"file", "image_url", "refusal", "text"})
 _EFFORT: Final = {
     "minimal": "low",
@@ -71,9 +72,10 @@ class Anthropic:
         """The first parameter, tool or content part that the API has no word for, None = it has one for each."""
         return next(_unsupported(body), None)
 
-    def refuses(self, parameters: frozenset[str]) -> str | None:
-        """The first of these names that the API has no word for."""
-        return min(parameters - _TAKES, default=None)
+    @property
+    def parameters(self) -> Parameters:
+        """Those that the API has a word for."""
+        return _PARAMETERS
 
     def call(self, body: Mapping[str, Any], want: Want) -> Call:
         """``POST /messages``."""

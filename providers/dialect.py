@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from .errors import ProviderError
 from .sse import Event
-from .terms import Delta, RateKind, Usage
+from .terms import Delta, Parameters, RateKind, Usage
 
 __all__ = [
     "HOUSE_FIELDS",
@@ -134,8 +134,9 @@ class Dialect(Protocol):
         """The name of a parameter or content part the vendor cannot honour, None = it can honour all."""
         ...
 
-    def refuses(self, parameters: frozenset[str]) -> str | None:
-        """The first of these parameter names the vendor cannot honour whatever its value, None = none."""
+    @property
+    def parameters(self) -> Parameters:
+        """Which of the body's parameters the vendor cannot honour whatever their values."""
         ...
 
     def call(self, body: Mapping[str, Any], want: Want) -> Call:

@@ -16,7 +16,7 @@ import orjson
 from .dialect import HOUSE_FIELDS, Call, Want, Window, is_neutral
 from .errors import ProviderError, RequestRefused
 from .gemini_answers import ContentReader, delta_of_answer, fault_of
-from .terms import Delta
+from .terms import Delta, Parameters
 
 __all__ = ["Gemini", "content_call", "embed_call"]
 
@@ -43,6 +43,7 @@ _TAKES: Final = (
         "tools",
     }
 )
+_PARAMETERS: Final = Parameters(only=frozenset(_TAKES))
 _PARTS: Final = frozenset({"file", "image_url", "input_audio", "refusal", "text"})
 _LEVELS: Final = frozenset({"high", "low", "medium", "minimal"})
 _MODES: Final = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
@@ -69,9 +70,10 @@ class Gemini:
         """The first parameter, tool or content part that the API has no word for, None = it has one for each."""
         return next(_unsupported(body), None)
 
-    def refuses(self, parameters: frozenset[str]) -> str | None:
-        """The first of these names that the API has no word for."""
-        return min(parameters - _TAKES, default=None)
+    @property
+    def parameters(self) -> Parameters:
+        """Those that the API has a word for."""
+        return _PARAMETERS
 
     def call(self, body: Mapping[str, Any], want: Want) -> Call:
         """``POST /models/MODEL:generateContent``, its streaming form, or ``:batchEmbedContents``."""

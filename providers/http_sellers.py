@@ -67,6 +67,7 @@ def http_seller(
         settings.models,
         tiers=settings.tiers,
         tags=settings.tags | (dialect.tags - {EMBEDDINGS} if row.vendor == "self-hosted" else frozenset()),
+        parameters=dialect.parameters,
     )
     # Several workers sell for one account: their quotes must not share a name.
     prices = PriceList(

@@ -19,7 +19,7 @@ from .openai_faults import fault_in_answer, fault_of
 from .openai_usage import billed_of, usage_of
 from .presets import Preset
 from .sse import DONE, Event, encode_event
-from .terms import Delta, Usage
+from .terms import Delta, Parameters, Usage
 
 __all__ = ["ChatReader", "OpenAICompat"]
 
@@ -103,9 +103,10 @@ class OpenAICompat:
                 return name
         return None
 
-    def refuses(self, parameters: frozenset[str]) -> str | None:
-        """The first of these names that it rejects or ignores, None = it takes all."""
-        return min(parameters & self.preset.refuses, default=None)
+    @property
+    def parameters(self) -> Parameters:
+        """All but those that it rejects or ignores."""
+        return Parameters(refused=self.preset.refuses)
 
     def authorise(self, key: str) -> dict[str, str]:
         """The header that carries the key."""

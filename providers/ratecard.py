@@ -14,7 +14,7 @@ from typing import Final
 
 from .base import ModelSettings
 from .pricecard_genai import DAYS_AHEAD, PriceCard, find_card, package_version
-from .terms import Offer, PriceStep, Rates, SpeedModel
+from .terms import ANY_PARAMETERS, Offer, Parameters, PriceStep, Rates, SpeedModel
 from .vendor_terms import HoursRow, TierRow, VendorTerms, load_vendor_terms
 
 __all__ = [
@@ -91,12 +91,13 @@ class RateCard:
         tags: frozenset[str] = frozenset(),
         speeds: Mapping[str, SpeedModel] | None = None,
         terms: VendorTerms | None = None,
+        parameters: Parameters = ANY_PARAMETERS,
     ) -> None:
         self._provider, self._vendor = provider, vendor
         self._terms = terms or load_vendor_terms()
         self._row = self._terms.vendor(vendor)
         self._tiers = tuple(tier for tier in tiers if tier != "cached")
-        self._tags = tags
+        self._tags, self._parameters = tags, parameters
         self._speeds = dict(speeds or {})
         models = models or [ModelSettings(name=name) for name in self._terms.listed(vendor)]
         if not models:
@@ -200,6 +201,7 @@ class RateCard:
             valid_for_ms=valid_for_ms,
             price_source=self._source(priced),
             cache=self._terms.cache(self._vendor, name),
+            parameters=self._parameters,
         )
 
     def _steps(

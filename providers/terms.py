@@ -25,6 +25,7 @@ from .rates import (
 )
 
 __all__ = [
+    "ANY_PARAMETERS",
     "NO_TOKENS",
     "RFQ",
     "TIERS",
@@ -40,6 +41,7 @@ __all__ = [
     "Fill",
     "LineKind",
     "Offer",
+    "Parameters",
     "PrefixMark",
     "PriceLine",
     "PriceStep",
@@ -219,6 +221,22 @@ class CacheTerms:
     hit_prior: float = 0.7
 
 
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What a seller does with the body's other parameters: it honours all but ``refused`` or, given ``only``, none but those."""
+
+    refused: frozenset[str] = frozenset()
+    only: frozenset[str] | None = None
+
+    def refuses(self, asked: frozenset[str]) -> str | None:
+        """The first of these names that it cannot honour whatever the value, None = it can honour all."""
+        return min(asked & self.refused if self.only is None else asked - self.only, default=None)
+
+
+ANY_PARAMETERS: Final = Parameters()
+"""Nothing is known to be refused."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
     """What a seller sells now, before any request: one model in one tier.
@@ -227,7 +245,7 @@ class Offer:
     rates where they differ. vocabulary: of its tokens. token_factor and token_margin: what a count made in another
     vocabulary is multiplied by, to expect and to be sure. tags: capabilities and properties (``tools``, ``vision``,
     ``region:eu``, ``no_retention``). valid_for_ms: until the next price boundary, None = none known.
-    price_source: where the rates come from. cache: None = no prompt cache.
+    price_source: where the rates come from. cache: None = no prompt cache. parameters: which of the body's it honours.
     """
 
     provider: str
@@ -245,6 +263,7 @@ class Offer:
     valid_for_ms: int | None = None
     price_source: str = ""
     cache: CacheTerms | None = None
+    parameters: Parameters = ANY_PARAMETERS
 
     @property
     def key(self) -> str:

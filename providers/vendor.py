@@ -52,6 +52,7 @@ class VendorSeller:
         self._limits = tuple(limits)
         self._standing = standing
         self._calls = Calls(name, dialect, client, keys)
+        self._parameters = dialect.parameters
         self._batches = batches
         self.latency = Latency()
 
@@ -84,7 +85,7 @@ class VendorSeller:
 
     def quote(self, rfq: RFQ) -> Answer:
         """Quotes and declines for a request; a parameter the API cannot honour is a decline that names it."""
-        refused = self._dialect.refuses(rfq.parameters) if rfq.parameters else None
+        refused = self._parameters.refuses(rfq.parameters) if rfq.parameters else None
         if refused is not None:
             return (Decline(self._name, "", DeclineCode.UNSUPPORTED, f"cannot honour {refused}"),)
         try:

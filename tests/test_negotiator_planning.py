@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +26,9 @@ from negotiator.plan_tokens import count_tokens, used_vocabularies
 from negotiator.planning import plan_requests, read_orders
 from negotiator.store import Account
 from negotiator.wire import PlanOptions
-from providers.clock import LoopClock, run_virtual
+from providers.base import ModelSettings, ProviderSettings
+from providers.clock import LoopClock, SystemClock, run_virtual
+from providers.http_sellers import http_seller
 from providers.simulated import default_sellers
 from solver import solve
 
@@ -362,3 +365,33 @@ def apart(engine: Engine, pairs: Pairs) -> BatchBook:
         latency_ms=busy,
         rows=engine.rooms.capacity.rows,
     )
+
+
+def test_a_plan_gives_no_line_to_a_vendor_that_cannot_honour_its_parameters() -> None:
+    """Groq and Anthropic are cheaper and know no logit_bias: a line that uses it is planned at OpenAI, the others are not."""
+
+    async def run() -> None:
+        made = {"groq": "openai/gpt-oss-20b", "anthropic": "claude-haiku-5-5", "openai": "gpt-6.1-sol"}
+        sellers = [
+            http_seller(
+                ProviderSettings(kind=kind, api_key_env=("KEY",), models=(ModelSettings(name=name),)),
+                SystemClock(),
+                {"KEY": "k"},
+            )
+            for kind, name in made.items()
+        ]
+        async with Engine.open(Config(), sellers=sellers) as engine:
+            lines = [
+                line("plain", max_tokens=50),
+                line("biased", max_tokens=50, logit_bias={"50256": -100}),
+                line("neutral", max_tokens=50, logit_bias={}),
+            ]
+            plan = await plan_requests(engine, lines, PlanOptions(time_limit_s=2))
+            went = {row["custom_id"]: row["provider"] for row in plan.rows()}
+            assert went == {"plain": "groq", "biased": "openai", "neutral": "groq"}
+            alone = await plan_requests(
+                engine, [line("x", max_tokens=50, logit_bias={"1": 1})], PlanOptions(time_limit_s=2)
+            )
+            assert [row["provider"] for row in alone.rows()] == ["openai"]
+
+    asyncio.run(run())
