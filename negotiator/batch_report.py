@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import orjson
 
-from .batch_counts import RunReport
+from .batch_picture import report_picture
 from .errors import InputInvalid
 from .money import format_usd, parse_usd
 
@@ -27,8 +27,11 @@ SHOWN: Final = 10
 Values = Mapping[str, Any]
 
 
-def batch_report(report: RunReport, results: Path) -> dict[str, Any]:
-    """The report as plain values. Reads ``results``, of which one line is held at a time."""
+def batch_report(results: Path, planned: Values | None) -> dict[str, Any]:
+    """The report as plain values. planned: the summary of the batch's first plan, None = there is none.
+
+    Reads ``results``, of which one line is held at a time.
+    """
     spent, served = 0, 0
     codes: Counter[str] = Counter()
     refused: list[dict[str, Any]] = []
@@ -60,7 +63,7 @@ def batch_report(report: RunReport, results: Path) -> dict[str, Any]:
         "served": served,
         "refused": sum(codes.values()),
         "spent_usd": format_usd(spent),
-        **_compared(report, spent, served),
+        **_compared(planned, spent, served, served + sum(codes.values())),
         "rejects": dict(sorted(codes.items())),
         "refused_lines": refused,
         "slowest": [
@@ -73,20 +76,20 @@ def batch_report(report: RunReport, results: Path) -> dict[str, Any]:
     }
 
 
-def _compared(report: RunReport, spent: int, served: int) -> dict[str, Any]:
+def _compared(planned: Values | None, spent: int, served: int, requests: int) -> dict[str, Any]:
     """Saved against every baseline, and regret: what was spent above the least that serving as many can cost."""
-    planned = report.first_plan
     if planned is None:
         return {"saved_usd": {}, "regret_usd": None, "compared": "nothing was planned in this run"}
     saved: dict[str, str | None] = {}
-    for name, baseline in planned.baselines.items():
-        would = baseline.cost_nusd * served // baseline.served if baseline.served else None
+    for name, baseline in planned["baselines"].items():
+        cost_nusd = parse_usd(baseline["cost_usd"])
+        would = cost_nusd * served // baseline["served"] if baseline["served"] else None
         saved[name] = None if would is None else _signed(would - spent)
-    whole = report.rounds == 1 and not report.skipped and planned.plan.served == served
+    whole = planned["requests"] == requests and planned["served"] == served
     words = "each way's cost per request it serves, times the requests served here"
     return {
         "saved_usd": saved,
-        "regret_usd": _signed(spent - planned.plan.cost_bound_nusd) if whole else None,
+        "regret_usd": _signed(spent - parse_usd(planned["cost_bound_usd"])) if whole else None,
         "compared": words if whole else f"{words}; no regret, for the first plan is not of the same requests",
     }
 
@@ -122,36 +125,19 @@ def report_markdown(report: Values) -> str:
 
 
 def write_report(report: Values, folder: Path) -> list[Path]:
-    """Write report.json, report.md and, where matplotlib is installed, report.png. Raises InputInvalid."""
+    """Write report.json, report.md and report.svg. Raises InputInvalid."""
+    texts = {
+        "report.json": orjson.dumps(report, option=orjson.OPT_INDENT_2),
+        "report.md": report_markdown(report).encode(),
+        "report.svg": report_picture(report).encode(),
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "report.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
-        (folder / "report.md").write_text(report_markdown(report), encoding="utf-8")
-        drawn = _draw(report, folder / "report.png")
+        for name, text in texts.items():
+            (folder / name).write_bytes(text)
     except OSError as error:
         raise InputInvalid(f"{folder}: expected a writable folder, found: {error.strerror}") from None
-    names = ("report.json", "report.md", *(("report.png",) if drawn else ()))
-    return [folder / name for name in names]
-
-
-def _draw(report: Values, path: Path) -> bool:
-    """Spent beside what the baselines would have been; False = no matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    spent = parse_usd(report["spent_usd"]) / 1e9
-    saved = {name: float(usd) for name, usd in report["saved_usd"].items() if usd is not None}
-    names = ["this batch", *(name.replace("_", " ") for name in saved)]
-    figure = Figure(figsize=(7, 0.6 * len(names) + 1.2), layout="constrained")
-    axes = figure.subplots()
-    bars = axes.barh(names, [spent, *(spent + more for more in saved.values())])
-    axes.bar_label(bars, fmt="$%.4g", padding=3)
-    axes.margins(x=0.15)
-    axes.invert_yaxis()
-    axes.set_xlabel(f"US dollars for {report['served']} requests")
-    figure.savefig(path, dpi=120)
-    return True
+    return [folder / name for name in texts]
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -163,9 +163,18 @@ class QualityConfig(_Section):
 
 
 class BatchConfig(_Section):
-    """How batches are planned."""
+    """How batches are planned and run. folder: of uploaded files and batches, absent = beside the ledger.
+
+    max_file, max_stored: bytes of one file, and of all files of an account. max_lines: requests of one batch.
+    running: batches at a time.
+    """
 
     horizon_ms: Milliseconds = 60_000
+    folder: Path | None = None
+    max_file: Annotated[int, Field(ge=1024, le=2**40)] = 512 * 2**20
+    max_stored: Annotated[int, Field(ge=1024, le=2**50)] = 16 * 2**30
+    max_lines: Annotated[int, Field(ge=1, le=10_000_000)] = 1_000_000
+    running: Annotated[int, Field(ge=1, le=64)] = 4
 
 
 class TelemetryConfig(_Section):
@@ -196,8 +205,9 @@ class Config(_Section):
             mode="json", include={"providers", "profiles", "accounts", "market", "batch"}, exclude_none=True
         )
         for provider in facts["providers"]:
-            for place in ("base_url", "api_key_env", "pricing"):
+            for place in ("base_url", "api_key_env"):
                 provider.pop(place, None)
+            provider.get("pricing", {}).pop("metrics_url", None)
         return facts
 
     @model_validator(mode="after")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
+import aiohttp
+import orjson
 import pytest
 from api_house import ANSWER, CHAT, Served, api_house, until
 from hypothesis import given, settings
@@ -27,6 +29,8 @@ TENANTS = (Account(account_id="red", budget_nusd=10**9), Account(account_id="blu
 PATHS: Final = {
     "{account_id}": "blue",
     "{file}": "main.js",
+    "{batch_id}": "batch_000000000000000000000000",
+    "{file_id}": "file-000000000000000000000000",
     "{key_id}": "000000000000",
     "{order_id}": "blue-order",
     "{reservation_id}": "rsv_0",
@@ -327,9 +331,25 @@ async def furnished(served: Served) -> dict[str, str]:
     _, book, _ = await served.call("POST", "/v1/quotes", chat, key="blue")
     asked = {"account": "blue", "scopes": ["use"], "label": "blue's own"}
     _, made, _ = await served.call("POST", "/v1/keys", asked, key="blue")
+    line = {"custom_id": "c", "method": "POST", "url": "/v1/chat/completions", "body": chat}
+    form = aiohttp.FormData({"purpose": "batch"})
+    form.add_field("file", orjson.dumps(line), filename="blue's own.jsonl")
+    bearer = {"authorization": f"Bearer {served.keys['blue']}"}
+    async with served.session.post(f"{served.url}/v1/files", data=form, headers=bearer) as answer:
+        file_id = (await answer.json())["id"]
+    asked = {**BATCH, "input_file_id": file_id, "metadata": {"note": "blue's own"}}
+    _, batch, _ = await served.call("POST", "/v1/batches", asked, key="blue")
+
+    async def over() -> bool:
+        _, found, _ = await served.call("GET", f"/v1/batches/{batch['id']}", key="blue")
+        return bool(found["status"] == "completed")
+
+    await until(over)
     return {
+        "{batch_id}": batch["id"],
+        "{file_id}": file_id,
         "{account_id}": "blue",
-    "{file}": "main.js",
+        "{file}": "main.js",
         "{order_id}": "blue-order",
         "{reservation_id}": reserved["reservation"]["reservation_id"],
         "{key_id}": made["key_id"],
@@ -337,7 +357,13 @@ async def furnished(served: Served) -> dict[str, str]:
     }
 
 
+BATCH: Final = {
+    "input_file_id": "file-000000000000000000000000",
+    "endpoint": "/v1/chat/completions",
+    "completion_window": "24h",
+}
 BODIES: Final[dict[str, Any]] = {
+    "/v1/batches": BATCH,
     "/v1/chat/completions": {**CHAT, "negotiator": {"account": "blue"}},
     "/v1/embeddings": {"input": "x", "negotiator": {"account": "blue"}},
     "/v1/responses": {"input": "x", "negotiator": {"account": "blue"}},

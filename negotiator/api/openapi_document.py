@@ -12,7 +12,7 @@ from openapi_pydantic import OpenAPI
 from openapi_pydantic.util import PydanticSchema, construct_open_api_with_schema_class
 from pydantic import BaseModel
 
-from .routes import JSON_TYPE, Route
+from .routes import FORM_TYPE, JSON_TYPE, Route
 from .schemas_words import ErrorOut, MessageErrorOut
 
 __all__ = ["openapi_bytes"]
@@ -25,10 +25,10 @@ _SAYS: Final = {
     403: "Not allowed with this key, or by the buyer's own terms.",
     404: "There is no such thing in the caller's reach.",
     408: "The body took too long to arrive.",
-    409: "The same order is still running.",
+    409: "The same order is still running, or the batch has ended.",
     410: "The quote has expired.",
     413: "The body is larger than this server takes.",
-    415: "The body is not JSON.",
+    415: "The body is of another type than is taken here.",
     422: "The terms cannot be met, or the order came before with other content.",
     429: "Busy: try again after `retry-after-ms`.",
     499: "The caller hung up.",
@@ -96,6 +96,8 @@ def _operation(route: Route) -> dict[str, Any]:
         if route.ndjson:
             content["application/x-ndjson"] = {"schema": {"type": "string"}}
         operation["requestBody"] = {"required": True, "content": content}
+    elif route.form is not None:
+        operation["requestBody"] = {"required": True, "content": {FORM_TYPE: {"schema": _schema(route.form)}}}
     return operation
 
 
@@ -103,7 +105,7 @@ def _statuses(route: Route) -> list[int]:
     own = {400, 500, *route.errors}
     if route.needs_key:
         own |= {401, 403, 429, 503}
-    if route.req is not None:
+    if route.req is not None or route.form is not None:
         own |= {408, 413, 415}
     return sorted(own)
 

@@ -15,6 +15,7 @@ import orjson
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
+from ..batch_office import BatchOffice
 from ..engine import Engine
 from ..telemetry import Telemetry
 from ..wire import describe_invalid
@@ -29,6 +30,7 @@ from .tally import Tally
 
 __all__ = [
     "CALL",
+    "FORM_TYPE",
     "HOUSE",
     "JSON_TYPE",
     "NDJSON_TYPES",
@@ -43,6 +45,7 @@ __all__ = [
 ]
 
 JSON_TYPE: Final = "application/json"
+FORM_TYPE: Final = "multipart/form-data"
 NDJSON_TYPES: Final = frozenset({"application/x-ndjson", "application/jsonl", "application/ndjson"})
 
 
@@ -58,6 +61,7 @@ class House:
     tally: Tally
     tape: Tape
     pulse: Pulse
+    office: BatchOffice
     max_body: int
     planner: Executor | None = None
     planning: int = 0
@@ -122,6 +126,7 @@ class Route:
     """An endpoint. scope: what the caller's key needs, None = open to all, ``any`` = any key.
 
     also: other bodies it may answer. errors: statuses beyond those every route may answer. ndjson: takes lines as well as one JSON object.
+    form: the fields of an upload, which the handler itself reads as it comes.
     streams: may answer server-sent events. anthropic: errors in Anthropic's shape. ops: may move to ``ops_bind``.
     watch: the dashboard reads it, so it is answered at ``ops_bind`` too.
     """
@@ -134,6 +139,7 @@ class Route:
     res: type[BaseModel] | None = None
     also: tuple[type[BaseModel], ...] = ()
     query: type[BaseModel] | None = None
+    form: type[BaseModel] | None = None
     errors: tuple[int, ...] = ()
     status: int = 200
     produces: str = JSON_TYPE

@@ -6,13 +6,12 @@ import asyncio
 import gc
 import ipaddress
 import logging
-import multiprocessing
 import os
 import secrets
 import signal
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -23,9 +22,12 @@ from aiohttp.web_protocol import RequestHandler
 from providers.clock import SystemClock
 from providers.tokens import REFERENCE, VOCABULARIES, count_text
 
+from ..batch_office import BatchOffice, open_office
 from ..config import Config
 from ..engine import Engine
+from ..engine_pricing import shared_by_workers
 from ..errors import ConfigInvalid
+from ..planner import PlannerProcess
 from ..telemetry import Telemetry
 from .app import ROUTES, build_app
 from .auth import Doorman
@@ -91,9 +93,15 @@ async def open_house(engine: Engine, hosts: Sequence[str]) -> AsyncGenerator[Hou
     pulse = Pulse()
     tape = Tape(engine.recent, pulse.note)
     rooms.bus.subscribe(tape.note)
-    planner = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    planner = PlannerProcess()
+    holder = (
+        f"api-{secrets.token_hex(6)}"
+        if shared_by_workers(engine.config.store.url or "embedded://")
+        else "api"
+    )
     try:
-        yield _house(engine, keys, (telemetry, tally, tape, pulse), planner, loopback)
+        async with open_office(engine, apart=planner, holder=holder) as office:
+            yield _house(engine, keys, (telemetry, tally, tape, pulse), office, planner, loopback)
     finally:
         looking.cancel()
         planner.shutdown(wait=False, cancel_futures=True)
@@ -103,6 +111,7 @@ def _house(
     engine: Engine,
     keys: KeyRing,
     counting: tuple[Telemetry, Tally, Tape, Pulse],
+    office: BatchOffice,
     planner: Executor,
     loopback: bool,
 ) -> House:
@@ -119,6 +128,7 @@ def _house(
         tally=tally,
         tape=tape,
         pulse=pulse,
+        office=office,
         planner=planner,
         max_body=engine.config.server.max_body,
     )
@@ -174,6 +184,7 @@ async def _stop(house: House, runners: Sequence[web.AppRunner]) -> None:
     """Take no more, let what runs end, then cut; cut requests settle what was delivered."""
     house.draining = True
     house.leave(0)
+    house.office.desk.close_soon()
     for runner in runners:
         for site in list(runner.sites):
             await site.stop()

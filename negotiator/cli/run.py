@@ -80,7 +80,8 @@ def command(
         show_run(console(), report, results.cost_nusd)
         note(f"results in {out}")
     if report_to is not None:
-        written = write_report(batch_report(report, out), report_to)
+        planned = None if report.first_plan is None else report.first_plan.summary()
+        written = write_report(batch_report(out, planned), report_to)
         note(f"report in {', '.join(map(str, written))}")
     for fault in report.errors:
         note(f"{file}:{fault.number}: {fault.message}")

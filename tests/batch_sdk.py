@@ -1,0 +1,69 @@
+"""Batches by OpenAI's own SDK against a running server: how tests make files, start batches and wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import openai
+from api_house import Served, api_house
+from openai.types import Batch
+
+__all__ = ["ended", "lines_of", "request", "sdk", "started", "uploaded"]
+
+ENDED = {"completed", "failed", "expired", "cancelled"}
+
+
+def request(custom_id: str, content: str = "What is 2+2?", **more: Any) -> dict[str, Any]:
+    """A line of a batch file; ``more`` beside its body."""
+    body = {"model": "auto", "messages": [{"role": "user", "content": content}], "max_tokens": 50}
+    return {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": body, **more}
+
+
+@asynccontextmanager
+async def sdk(*replies: Any, **house: Any) -> AsyncIterator[tuple[openai.AsyncOpenAI, Served]]:
+    """A client of a running server without keys."""
+    async with (
+        api_house(*replies, **house) as served,
+        openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="unused", max_retries=0) as client,
+    ):
+        yield client, served
+
+
+async def uploaded(client: openai.AsyncOpenAI, lines: Iterable[Mapping[str, Any] | str]) -> str:
+    """The id of an uploaded file of these lines; a text goes as it is."""
+    text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+    made = await client.files.create(file=("lines.jsonl", text.encode()), purpose="batch")
+    return made.id
+
+
+async def started(
+    client: openai.AsyncOpenAI, lines: Iterable[Mapping[str, Any] | str], window: Any = "24h", **more: Any
+) -> Batch:
+    """A new batch of these lines."""
+    return await client.batches.create(
+        input_file_id=await uploaded(client, lines),
+        endpoint="/v1/chat/completions",
+        completion_window=window,
+        **more,
+    )
+
+
+async def ended(client: openai.AsyncOpenAI, batch_id: str) -> Batch:
+    """The batch when nothing of it changes any more; raises TimeoutError after a minute."""
+    async with asyncio.timeout(60):
+        while True:
+            batch = await client.batches.retrieve(batch_id)
+            if batch.status in ENDED:
+                return batch
+            await asyncio.sleep(0.05)
+
+
+async def lines_of(client: openai.AsyncOpenAI, file_id: str | None) -> list[dict[str, Any]]:
+    """The lines of a file."""
+    assert file_id is not None
+    content = await client.files.content(file_id)
+    return [json.loads(line) for line in content.text.splitlines()]
