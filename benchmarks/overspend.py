@@ -411,7 +411,7 @@ def main() -> int:
 def broken(run: dict[str, Any]) -> bool:
     """Whether our ledger failed what it promises."""
     promises = ("peak_over_nusd", "leaked_nusd", "refused_falsely", "audit")
-    return run["gateway"] == "negotiator" and any(run[promise] for promise in promises)
+    return run["gateway"] == "negotiator" and any(run.get(promise) for promise in promises)
 
 
 if __name__ == "__main__":

@@ -166,6 +166,18 @@ def test_without_quotes_the_declines_say_why(declines: tuple[Decline, ...], code
     assert (reject.retry_after_ms is not None) == code.again
 
 
+def test_a_seller_that_is_busy_just_now_is_not_forbidden() -> None:
+    """The only seller the buyer accepts declines for a moment, others quote: come again, not "forbidden"."""
+    terms: dict[str, Any] = {"models": ("busy/*",)}
+    for decline, code in (
+        (Decline("busy", "", DeclineCode.RATE_LIMITED), RejectCode.ALL_DECLINED),
+        (Decline("busy", "m", DeclineCode.NO_CAPACITY), RejectCode.ALL_DECLINED),
+        (Decline("other", "", DeclineCode.RATE_LIMITED), RejectCode.POLICY_FORBIDS),
+        (Decline("other", "m", DeclineCode.NO_CAPACITY), RejectCode.POLICY_FORBIDS),
+    ):
+        assert refuse(replace(ORDER, **terms), [judge(**terms)], (decline,)).code is code
+
+
 def test_a_counter_offer_changes_one_term_and_would_be_served() -> None:
     """For each single term the smallest change, nearest first; under the changed terms the offer is eligible."""
     terms: dict[str, Any] = {"deadline_ms": 1900, "max_output_tokens": 1000}
