@@ -39,11 +39,11 @@ class OfferQueue:
 
 
 def queues_of(plan: PlannedBatch) -> list[OfferQueue]:
-    """Every offer that serves a line."""
+    """Every offer that serves a line now; what the plan starts in a later time slot is in none."""
     queues: dict[int, OfferQueue] = {}
     for row in _by_value(plan):
         j = plan.offer(row)
-        if j >= 0:
+        if j >= 0 and not plan.slot(row).start_ms:
             queues.setdefault(j, OfferQueue(plan, plan.offers[j], deque())).rows.append(row)
     return list(queues.values())
 

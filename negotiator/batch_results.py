@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Final, Self
 
 import orjson
 
 from .errors import InputInvalid
 from .money import parse_usd
 
-__all__ = ["ResultFile", "ResultTally"]
+__all__ = ["ResultFile", "ResultTally", "batch_id_of"]
+
+HASHED_BYTES: Final = 2**20
+
+
+def batch_id_of(content: bytes | BinaryIO) -> str:
+    """The id of a batch, from its bytes or its open file: the same has the same, so running it again continues it."""
+    digest = hashlib.blake2b(digest_size=8)
+    blocks = (content,) if isinstance(content, bytes) else iter(lambda: content.read(HASHED_BYTES), b"")
+    for block in blocks:
+        digest.update(block)
+    return f"batch_{digest.hexdigest()}"
 
 
 @dataclass(slots=True)

@@ -7,12 +7,11 @@ that were paid but not written, and never pays for a line twice without saying s
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Final
 
 from providers.terms import Offer
 
@@ -20,9 +19,10 @@ from .batch_counts import RunReport
 from .batch_lines import ended_line, refused_line, served_line
 from .batch_queue import OfferQueue, queues_of, unplanned
 from .batch_replan import PlanFacts
-from .batch_results import ResultFile
+from .batch_results import ResultFile, batch_id_of
 from .batch_settling import Returns
 from .batch_share import Room, Share
+from .batch_slots import SlotClock
 from .batch_tries import Tries
 from .batch_vendor import VendorBatches
 from .engine_grant import Grant
@@ -52,8 +52,6 @@ MAX_ROUND_WAIT_MS: Final = 30_000
 MAX_PLANNED: Final = 100_000
 """Lines one round plans, the first that have no result: what a round holds in memory does not grow with the batch."""
 
-HASHED_BYTES: Final = 2**20
-
 _TAKEN: Final = frozenset({RejectCode.IN_PROGRESS, RejectCode.DUPLICATE_DIFFERENT})
 """The id was used before and has no answer to replay; its content is the same, for the batch's id says so."""
 
@@ -79,15 +77,6 @@ class Circumstances:
     apart: Executor | None = None
     gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_IN_FLIGHT))
     planned_at_once: int | None = None
-
-
-def batch_id_of(content: bytes | BinaryIO) -> str:
-    """The id of a batch, from its bytes or its open file: the same has the same, so running it again continues it."""
-    digest = hashlib.blake2b(digest_size=8)
-    blocks = (content,) if isinstance(content, bytes) else iter(lambda: content.read(HASHED_BYTES), b"")
-    for block in blocks:
-        digest.update(block)
-    return f"batch_{digest.hexdigest()}"
 
 
 def _first(faults: BaseExceptionGroup[InputInvalid | StoreUnavailable]) -> Exception:
@@ -119,6 +108,7 @@ class BatchRun:
         self._before: PlanFacts | None = None
         self._begun: set[str] = set()
         self._stopping = asyncio.Event()
+        self._slots = SlotClock(engine.rooms.clock, options)
         self._batch = ReadBatch()
         self._row_of: dict[str, int] = {}
         self.report = RunReport()
@@ -164,9 +154,10 @@ class BatchRun:
             # what did not fit goes behind what was not planned yet: it cannot keep others out for ever
             rest = (row for row in now if not (batch.ids[row] in done or batch.ids[row] in out))
             todo = list(dict.fromkeys((*later, *rest, *self._returned())))
-            idle = idle + 1 if report.finished + len(out) == before else 0
+            slot_ms = self._slots.wait_ms
+            idle = idle + 1 if report.finished + len(out) == before and slot_ms is None else 0
             if todo and not later:
-                await self._pause(self._wait_ms(todo, idle))
+                await self._pause(slot_ms or self._wait_ms(todo, idle))
         if not self._stopping.is_set():
             for row in todo:
                 self._refuse(batch.ids[row], self._last[batch.ids[row]])
@@ -223,7 +214,9 @@ class BatchRun:
                 await self._stopping.wait()
 
     async def _round(self, part: ReadBatch) -> None:
-        plan = await plan_batch(self._engine, part, self._options_now(), apart=self._within.apart)
+        options, elapsed_ms = self._options_now(), self._slots.elapsed_ms
+        plan = await plan_batch(self._engine, part, options, apart=self._within.apart, elapsed_ms=elapsed_ms)
+        self._slots.planned(plan)
         if self.report.first_plan is None:
             self.report.first_plan = plan
         self._tell(plan)
@@ -251,7 +244,7 @@ class BatchRun:
             tally = self._results.tally
             spent_nusd = tally.cost_nusd + tally.in_doubt_nusd
             changed["total_budget_usd"] = max(0, self._options.total_budget_usd - spent_nusd)
-        return self._options.model_copy(update=changed)
+        return self._slots.left(self._options).model_copy(update=changed)
 
     async def _only_late(self, part: ReadBatch, row: int, reject: Reject) -> bool:
         """Whether a line's own terms could be met, and only the time that is left is too short for it."""
@@ -315,7 +308,7 @@ class BatchRun:
         self._begun.add(custom_id)
         try:
             order = await batch.order(self._engine, row, planned=False)
-            order = self._tries.numbered(order, custom_id)
+            order = self._slots.hurried(self._tries.numbered(order, custom_id))
             grant = Grant(offer.provider, offer.model, offer.tier, slot)
             done = await self._engine.buy(order, grant=grant)
         except Rejected as refused:

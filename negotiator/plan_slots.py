@@ -59,14 +59,17 @@ def sold_over(
 
 
 def _chosen(changes: Iterable[int], ends: Sequence[int], last: int, most: int) -> list[int]:
-    """Windows to cut before: price changes first, then the ends of deadlines, spread over the lines that have them."""
-    cuts = sorted({cut for cut in changes if 0 < cut < last})[:most]
+    """Windows to cut before: where the earliest deadline ends, so that every line may start in the first slot; where
+    prices change; then where other deadlines end, spread over the lines that have them."""
     ranked = sorted(end for end in ends if end < last)
-    distinct = sorted(set(ranked) - set(cuts))
+    cuts = dict.fromkeys([*ranked[:1], *sorted(cut for cut in changes if 0 < cut < last)])
     left = most - len(cuts)
-    if len(distinct) > left > 0:
-        distinct = sorted({ranked[k * len(ranked) // left] for k in range(left)} - set(cuts))
-    return sorted({*cuts, *distinct[: max(0, left)]})
+    if left > 0 and ranked:
+        distinct = sorted(set(ranked) - cuts.keys())
+        if len(distinct) > left:
+            distinct = [ranked[k * len(ranked) // left] for k in range(left)]
+        cuts |= dict.fromkeys(distinct)
+    return sorted(list(cuts)[:most])
 
 
 def _changes(rooms: Rooms, now_ms: int, horizon_ms: int) -> list[int]:

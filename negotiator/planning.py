@@ -85,6 +85,11 @@ class PlannedBatch:
         column = int(self.plan.choice[row])
         return int(self.book.pick[row, column]) if column >= 0 else -1
 
+    @property
+    def next_start_ms(self) -> int | None:
+        """When the second of the slots that are used begins, None = every served request starts at once."""
+        return min((slot["start_ms"] for slot in self._slots() if slot["start_ms"] and slot["served"]), default=None)
+
     def slot(self, row: int) -> TimeSlot:
         """When a served request starts."""
         sold = self.book.sold
