@@ -138,9 +138,9 @@ class Clearing:
         """The award with its runners-up, or why there is none.
 
         ranked: the eligible candidates, best first by the order's policy, at least one. kept: the session's own
-        offer, which goes first if it fits. granted: a plan took room for it, so it is not priced again. A seller that
-        is out is tried only when nobody else can take the order. A two-tier order holds for its cheap answer and a
-        better one.
+        offer, which goes first if it fits. granted: it was promised, by a plan or a firm quote, and is not priced again.
+        A seller that is out is tried only when nobody else can take the order. A two-tier order holds for its cheap
+        answer and a better one.
         """
         prices = self.prices
         line = self._line(order, ranked, prices, kept, granted)

@@ -216,23 +216,23 @@ class Corridor:
         quoted_s = time()
         if grant is None:  # a batch waits for room: it is no demand that should make room dear for others
             rooms.meter.note(order, book.eligible)
-        choice = self._clear(order, book.eligible, grant)
+        taken = None if quote_id is None else book.best
+        choice = self._clear(order, book.eligible, grant, taken)
         if (
             isinstance(choice, Reject)
             and choice.code is RejectCode.CAPACITY_EXHAUSTED
             and rooms.capacity.leased
         ):
             await rooms.capacity.refill()  # this worker's part is full; the store may have more
-            choice = self._clear(order, book.eligible, grant)
+            choice = self._clear(order, book.eligible, grant, taken)
         if isinstance(choice, Reject):
             raise self._refused(job, choice)
-        choice = self._explored(job, choice, book.eligible, grant)
+        choice = self._explored(job, choice, book.eligible, free=grant is None and taken is None)
         held = await rooms.ledger.reserve(order, choice)
         if isinstance(held, Reject) and held.code is RejectCode.FUNDS_INSUFFICIENT:
             choice = self._affordable(order, book, held) or choice
-            held = await rooms.ledger.reserve(
-                order, choice
-            )  # once more, without what the account cannot hold
+            # once more, without what the account cannot hold
+            held = await rooms.ledger.reserve(order, choice)
         if isinstance(held, Replayed):
             return completion_from(held.response, replayed=True)
         if isinstance(held, Reject):
@@ -286,9 +286,17 @@ class Corridor:
         return book
 
     def _clear(
-        self, order: Order, eligible: Sequence[Candidate], grant: Grant | None = None
+        self,
+        order: Order,
+        eligible: Sequence[Candidate],
+        grant: Grant | None = None,
+        taken: Candidate | None = None,
     ) -> Assignment | Reject:
         rooms = self.rooms
+        if (
+            taken is not None
+        ):  # the buyer has chosen, at a price that is firm: scarcity is no longer its concern
+            return rooms.clearing.choose(order, eligible, rooms.capacity, kept=taken, granted=True)
         planned = next((c for c in eligible if grant is not None and grant.covers(c)), None)
         if grant is not None and planned is not None:
             return rooms.clearing.choose(
@@ -298,11 +306,11 @@ class Corridor:
         return rooms.clearing.choose(order, eligible, rooms.capacity, kept=kept.candidate)
 
     def _explored(
-        self, job: Job, choice: Assignment, eligible: Sequence[Candidate], grant: Grant | None
+        self, job: Job, choice: Assignment, eligible: Sequence[Candidate], *, free: bool
     ) -> Assignment:
         """The choice, or now and then one that teaches more, where the operator set a share of spend aside."""
         rooms = self.rooms
-        tried = explore(rooms, job.order, choice, eligible) if grant is None else None
+        tried = explore(rooms, job.order, choice, eligible) if free else None
         if tried is None:
             return choice
         other = rooms.clearing.choose(job.order, eligible, rooms.capacity, kept=tried)

@@ -15,6 +15,7 @@ from vendor_playback import Playback
 
 from negotiator.api import schemas_out as out
 from negotiator.api import schemas_words as words
+from negotiator.limits import ShadowPrices
 
 GOOD = {"json": ANSWER}
 
@@ -78,6 +79,18 @@ async def test_a_quote_is_taken_by_its_id(served: Served) -> None:
     assert (status, body["error"]["code"], body["error"]["param"]) == (422, "INPUT_CHANGED", "seed")
     status, body, _ = await served.call("POST", "/v1/orders", {**CHAT, "quote_id": "q_none"})
     assert (status, body["error"]["code"]) == (404, "UNKNOWN_QUOTE")
+
+
+async def test_a_taken_quote_is_bought_at_any_scarcity(served: Served) -> None:
+    """Shadow prices choose for who leaves the choice to the house; a quote that was taken is the one that is bought."""
+    clearing, clock = served.engine.rooms.clearing, served.engine.rooms.clock
+    assert clearing.publish(ShadowPrices(made_ms=clock.now_ms() + 60_000, nusd_per_million={}))
+    _, book, _ = await served.call("POST", "/v1/quotes", CHAT)
+    dear = book["quotes"][1]["quote_id"]
+    _, answer, _ = await served.call("POST", "/v1/orders", {**CHAT, "quote_id": dear})
+    assert answer["negotiator"]["quote_id"] == dear
+    _, answer, _ = await served.call("POST", "/v1/orders", CHAT)
+    assert answer["negotiator"]["provider"] == "cheap"
 
 
 async def test_a_quote_expires() -> None:
