@@ -230,6 +230,8 @@ class Delivery:
         self._tell(outcome)
         if job.completion is not None:
             job.slim()
+        else:
+            job.fold(note.history)
 
     def _remember(self, candidate: Candidate, done: Completion) -> None:
         """Keep a whole answer for the same question again, where the buyer accepts such answers."""
@@ -283,15 +285,13 @@ class Delivery:
 
     def _reject(self, outcome: Outcome) -> Reject:
         code = _CODES.get(outcome.cause, RejectCode.PROVIDERS_FAILED)
-        tried = "; ".join(
-            f"{a.provider}/{a.model}: {a.outcome}{f' ({a.detail})' if a.detail else ''}"
-            for a in outcome.attempts
-        )
+        tried = "; ".join(f"{a.provider}/{a.model}: {a.outcome}" for a in outcome.attempts)
         return Reject(
             code=code,
             message=f"{_WHY[code]}: {tried or 'no attempt fitted the hold'}",
             facts={"attempts": len(outcome.attempts), "charged_usd": format_usd(outcome.billed_nusd)},
             retry_after_ms=outcome.retry_after_ms or (1_000 if code.again else None),
+            said="; ".join(f"{a.provider}: {a.detail}" for a in outcome.attempts if a.detail),
         )
 
     def _tell(self, outcome: Outcome) -> None:

@@ -147,6 +147,7 @@ class Reject:
     """The house's no.
 
     facts: numbers behind the message (``needed_usd``, ``available_usd``, ...), money as decimal strings.
+    said: what sellers complained of, in their words. It may repeat the prompt: the buyer hears it, nobody keeps it.
     retry_after_ms: when trying again makes sense, None = not before something changes.
     """
 
@@ -155,6 +156,12 @@ class Reject:
     facts: Mapping[str, Any] = field(default_factory=dict)
     counter_offers: tuple[CounterOffer, ...] = ()
     retry_after_ms: int | None = None
+    said: str = ""
+
+    @property
+    def spoken(self) -> str:
+        """The message for the buyer who sent the order: with what sellers said."""
+        return f"{self.message} ({self.said})" if self.said else self.message
 
     def with_counter_offers(self, offers: tuple[CounterOffer, ...]) -> Reject:
         """The same no, with what would be served."""
@@ -172,7 +179,7 @@ class Rejected(NegotiatorError):
     """
 
     def __init__(self, reject: Reject) -> None:
-        super().__init__(f"{reject.code.name}: {reject.message}")
+        super().__init__(f"{reject.code.name}: {reject.spoken}")
         self.reject = reject
         self.again: Callable[[CounterOffer], Any] | None = None
 

@@ -6,6 +6,7 @@ Quotes are kept as rows of plain numbers and only become words and dollars when 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from providers.terms import DeclineCode, Usage
@@ -52,7 +53,8 @@ def history_kept(
 ) -> dict[str, Any]:
     """The history of an order: each round's quotes with why they lost, the award, attempts, what was billed.
 
-    explain: why a candidate that met every term lost, where there was no assignment.
+    explain: why a candidate that met every term lost, where there was no assignment. What sellers said in their own
+    words is left out: it may repeat the prompt.
     """
     award = assignment.award.quote.quote_id if assignment is not None else ""
     why = explain if assignment is None else assignment.explain
@@ -76,7 +78,7 @@ def history_kept(
         "award": award,
         "runners_up": [c.quote.quote_id for c in assignment.runners_up] if assignment is not None else [],
         "hold_nusd": assignment.hold_nusd if assignment is not None else 0,
-        "attempts": attempts,
+        "attempts": [replace(one, detail="") if one.detail else one for one in attempts],
         "billed_nusd": billed_nusd,
         "house_nusd": house_nusd,
         "reject": reject_out(reject) if reject is not None else None,

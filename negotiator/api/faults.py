@@ -79,7 +79,7 @@ class ApiFault(Exception):
         return cls(
             code.http_status,
             code.name,
-            reject.message,
+            reject.spoken,
             param=param,
             reject=reject,
             retry_after_ms=reject.retry_after_ms,
