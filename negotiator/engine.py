@@ -120,7 +120,7 @@ class Engine(Corridor):
         """State and history of an order of this account, None = unknown."""
         job = self.recent.get((account, order_id))
         if job is not None and job.completion is None:
-            return history_out(job.history())
+            return history_out(job.history() if job.written is None else orjson.loads(job.written))
         record = await self.rooms.ledger.record(account, order_id)
         return history_out(orjson.loads(record.history)) if record is not None and record.history else None
 

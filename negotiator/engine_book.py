@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+import orjson
+
 from providers.cached_answers import answer_key
 from providers.terms import RFQ, Decline, Quote
-from providers.tokens import read_chat
+from providers.tokens import ChatTokens, read_chat
 
 from .counter_offers import counter_offers
 from .engine_rooms import Rooms
@@ -38,7 +40,8 @@ __all__ = ["Job", "ask", "judged", "shown"]
 class Job:
     """What an order has come to so far; its parts are frozen, this is the list of them.
 
-    explain: why candidates lost, where clearing refused the order.
+    explain: why candidates lost, where clearing refused the order. size_bytes: of its prompt, as JSON. written: the
+    history of one that ended without an answer.
     """
 
     order: Order
@@ -51,7 +54,16 @@ class Job:
     reject: Reject | None = None
     state: str = "RECEIVED"
     explored: bool = False
+    size_bytes: int = 0
+    written: bytes | None = None
     explain: Callable[[Candidate], Lost] | None = None
+
+    def fold(self, written: bytes | None = None) -> None:
+        """It ended without an answer: its history (by default as it is now) is all that is kept of it."""
+        self.written = orjson.dumps(self.history()) if written is None else written
+        self.order = replace(self.order, body={})
+        self.explain = None
+        self.slim()
 
     def slim(self) -> None:
         """Let go of what only its making needed; its history has been written down."""
@@ -81,7 +93,9 @@ async def ask(rooms: Rooms, job: Job) -> Book:
     order = job.order
     text = prompt_text(order.body) if rooms.quality.reads else ""
     estimate = rooms.quality.estimate(text, rooms.models, task=order.task)
-    job.rfq = rfq = _rfq(rooms, order, estimate)
+    weighed = read_chat(order.body, key=rooms.tenant_key(order.account), vocabularies=rooms.vocabularies)
+    job.size_bytes = weighed.size_bytes
+    job.rfq = rfq = _rfq(rooms, order, weighed, estimate)
     answers = await rooms.desk.ask(rfq)
     book = _judge(rooms, order, rfq, estimate, answers.quotes, answers.declines)
     job.rounds.append(book)
@@ -111,8 +125,7 @@ def shown(rooms: Rooms, job: Job, quote_id: str) -> Book:
     return taken
 
 
-def _rfq(rooms: Rooms, order: Order, estimate: Estimate) -> RFQ:
-    weighed = read_chat(order.body, key=rooms.tenant_key(order.account), vocabularies=rooms.vocabularies)
+def _rfq(rooms: Rooms, order: Order, weighed: ChatTokens, estimate: Estimate) -> RFQ:
     median_output, output_by_model = _lengths(rooms.models, estimate)
     sized = order.input_tokens is not None
     return RFQ(

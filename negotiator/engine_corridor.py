@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +23,7 @@ from .engine_delivery import Check, Delivery
 from .engine_grant import Grant
 from .engine_learning import Learning, explore
 from .engine_pricing import shared_by_workers, upkeep
+from .engine_recent import Recent
 from .engine_reserve import hand_over, resolve
 from .engine_rooms import Rooms, build_rooms, build_sellers, configured_accounts
 from .errors import Reject, RejectCode, Rejected, StoreUnavailable
@@ -55,8 +55,6 @@ __all__ = ["Corridor"]
 SWEEP_EVERY_S: Final = 5.0
 _NOT_TRAFFIC: Final = frozenset({RejectCode.DUPLICATE_DIFFERENT, RejectCode.IN_PROGRESS})
 _NO_ROOM: Final = frozenset({RejectCode.CAPACITY_EXHAUSTED, RejectCode.PRICED_OUT})
-RECENT_ORDERS: Final = 5_000
-"""Orders whose prompts stay in memory for a while, so that they can be escalated and judged."""
 
 
 class Corridor:
@@ -82,7 +80,7 @@ class Corridor:
         self._rooms: Rooms | None = None
         self._log: OrderLog | None = None
         self.tracing: OpenTelemetry | None = None
-        self.recent: OrderedDict[tuple[str, str], Job] = OrderedDict()
+        self.recent = Recent()
         self._background: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -245,7 +243,7 @@ class Corridor:
             "deciding_s": time() - quoted_s,
         }
         rooms.bus.emit(Event("order.reserved", job.received_ms, took))
-        self._remember(job)
+        self.recent.remember(job)
         return Delivery(rooms, job, choice, held, check, grant)
 
     async def buy(
@@ -270,7 +268,7 @@ class Corridor:
             raise Rejected(
                 Reject(code=RejectCode.DUPLICATE_DIFFERENT, message=message, facts={"field": "execute"})
             )
-        self.recent.pop((order.account, order.order_id), None)  # from here its record tells how it stands
+        self.recent.pop((order.account, order.order_id))  # from here its record tells how it stands
         return await hand_over(self.rooms, delivery)
 
     async def resolve(self, reservation: Reservation, usage: Usage | None) -> Settlement:
@@ -333,7 +331,7 @@ class Corridor:
 
     def _refused(self, job: Job, reject: Reject) -> Rejected:
         job.reject, job.state = reject, "REJECTED"
-        self._remember(job)
+        self.recent.remember(job)
         now_ms, order = self._clock.now_ms(), job.order
         if self._log is not None and reject.code not in _NOT_TRAFFIC:
             if job.rounds and reject.code in _NO_ROOM:
@@ -349,6 +347,7 @@ class Corridor:
             needed, available = (parse_usd(reject.facts[f"{name}_usd"]) for name in ("needed", "available"))
             facts["short_nusd"] = needed - available
         self.rooms.bus.emit(Event("order.rejected", now_ms, facts))
+        job.fold()
         return Rejected(reject)
 
     def _logged(self, account: str, order_id: str) -> dict[str, Any]:
@@ -361,11 +360,6 @@ class Corridor:
             return kept
         text = prompt_text(job.order.body)
         return kept | ({"prompt": text} if prompts == "text" else {"features": encode_features(text)})
-
-    def _remember(self, job: Job) -> None:
-        self.recent[job.order.account, job.order.order_id] = job
-        if len(self.recent) > RECENT_ORDERS:
-            self.recent.popitem(last=False)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 from .store_embedded_entry import Entry
 
 __all__ = ["MemoryOrders"]
 
-MAX_NOTE_BYTES: Final = 64 * 2**20
-"""Answers and histories kept for replay; beyond, the oldest are dropped and their ids stay."""
+MAX_NOTE_BYTES: Final = 8 * 2**20
+"""Answers and histories kept; beyond, the oldest are dropped and the ids that buyers made stay."""
+
+MAX_OWN_ORDERS: Final = 10_000
+"""Orders kept whose id the house made: nobody sends it again, so what is lost with the oldest is its history."""
 
 
 class MemoryOrders:
@@ -20,6 +24,7 @@ class MemoryOrders:
         self._by_order: dict[tuple[str, str], Entry] = {}
         self._noted: dict[str, int] = {}
         self._note_bytes = 0
+        self._own: deque[str] = deque()
 
     def get(self, account: str, order_id: str) -> Entry | None:
         """The newest entry of an order id."""
@@ -36,6 +41,10 @@ class MemoryOrders:
             entry.kept = True
             self._by_key[entry.key] = entry
             self._by_order[entry.account, entry.order_id] = entry
+            if entry.digests == "{}":
+                self._own.append(entry.key)
+                if len(self._own) > MAX_OWN_ORDERS:
+                    self._drop(self._own.popleft())
         size = len(entry.response or b"") + len(entry.history or b"")
         self._note_bytes += size - self._noted.pop(entry.key, 0)
         if size:
@@ -49,10 +58,14 @@ class MemoryOrders:
         """Forget the oldest entries that last changed before ``before_ms``."""
         for _ in range(min(limit, len(self._by_key))):
             key = next(iter(self._by_key))
-            entry = self._by_key[key]
-            if entry.changed_ms >= before_ms:
+            if self._by_key[key].changed_ms >= before_ms:
                 break
-            del self._by_key[key]
-            self._note_bytes -= self._noted.pop(key, 0)
-            if self._by_order.get((entry.account, entry.order_id)) is entry:
-                del self._by_order[entry.account, entry.order_id]
+            self._drop(key)
+
+    def _drop(self, key: str) -> None:
+        entry = self._by_key.pop(key, None)
+        if entry is None:
+            return
+        self._note_bytes -= self._noted.pop(key, 0)
+        if self._by_order.get((entry.account, entry.order_id)) is entry:
+            del self._by_order[entry.account, entry.order_id]

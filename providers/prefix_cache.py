@@ -17,7 +17,7 @@ from .terms import CacheTerms, CacheWrites, PrefixMark, Usage
 
 __all__ = ["CacheScore", "PrefixCache"]
 
-MAX_PREFIXES: Final = 50_000
+MAX_PREFIXES: Final = 20_000
 """Prefixes remembered per seller; the least recently sent are forgotten first."""
 PRIOR_WEIGHT: Final = 4.0
 """The prior hit rate counts as much as this many calls."""

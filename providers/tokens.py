@@ -65,11 +65,12 @@ FIRST_MARKS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class ChatTokens:
-    """What a request weighs: tokens in the reference vocabulary and in others asked for, and its prefixes."""
+    """What a request weighs: tokens in the reference vocabulary and in others asked for, its prefixes, its JSON."""
 
     input_tokens: int
     by_vocabulary: Mapping[str, int]
     prefix: tuple[PrefixMark, ...]
+    size_bytes: int = 0
 
 
 def estimate_text(text: str) -> int:
@@ -126,16 +127,17 @@ def read_chat(body: Mapping[str, Any], *, key: bytes, vocabularies: Sequence[str
     pieces = list(_pieces(body))
     chain = blake2b(key=key[:64], digest_size=16)
     marks: list[PrefixMark] = []
-    total = 0
+    total = size_bytes = 0
     for piece in pieces:
         total += _weigh(piece, REFERENCE)
+        size_bytes += len(piece.canonical)
         chain.update(piece.canonical)
         marks.append(PrefixMark(total, chain.copy().hexdigest()))
     if len(marks) > MAX_MARKS:
         marks = marks[:FIRST_MARKS] + marks[FIRST_MARKS - MAX_MARKS :]
     others = [name for name in vocabularies if name != REFERENCE and name in VOCABULARIES]
     by_vocabulary = {name: sum(_weigh(piece, name) for piece in pieces) + REPLY_TOKENS for name in others}
-    return ChatTokens(total + REPLY_TOKENS, by_vocabulary, tuple(marks))
+    return ChatTokens(total + REPLY_TOKENS, by_vocabulary, tuple(marks), size_bytes)
 
 
 class _Piece(NamedTuple):

@@ -442,6 +442,29 @@ async def test_memory_keeps_a_bounded_amount_of_answers(monkeypatch: pytest.Monk
     ] * 10
 
 
+async def test_memory_keeps_a_bounded_number_of_ids_that_the_house_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Beyond it the oldest are forgotten; ids that buyers made stay taken for their day, and the sums are right."""
+    monkeypatch.setattr(store_embedded_orders, "MAX_OWN_ORDERS", 2)
+    store = await furnished(None)
+    for number in range(6):
+        digests = {"messages": "aa"} if number < 2 else {}
+        hold = Hold(
+            reservation_id=f"r{number}",
+            order_id=f"o{number}",
+            account="team",
+            hold_nusd=10,
+            hold_ms=60_000,
+            digests=digests,
+        )
+        await store.reserve(hold, T0)
+        await store.post(f"r{number}", 7, T0)
+    found = [await store.find_order("team", f"o{number}") for number in range(6)]
+    assert [record is not None for record in found] == [True, True, False, False, True, True]
+    assert not await store.audit()
+
+
 async def test_memory_forgets_orders_after_a_day() -> None:
     """What resolved 24 hours ago is unknown, its id is free, and what is open stays."""
     store = await furnished(None)
