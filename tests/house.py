@@ -42,7 +42,7 @@ ROOMS: Final = {
 
 UPPER_FLOORS: Final = {
     3: ("engine", "market_maker", "plan", "planner", "planning", "batches", "batch"),
-    4: ("api", "report"),
+    4: ("api", "replay", "report"),
     5: ("cli", "client", "demo", "__init__", "__main__"),
 }
 """Floors above the rooms (2). What is named nowhere is a word (1) and imports no room."""

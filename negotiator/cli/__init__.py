@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "plan": "the cheapest feasible plan of a batch, with its proof",
     "prices": "what every model costs today, and since when",
     "quote": "ask all sellers for a price; nothing is spent",
+    "replay": "yesterday's traffic under another configuration",
     "report": "what orders cost, and the regret against hindsight",
     "run": "execute a batch within the limits; resumable",
     "serve": "the market over HTTP: OpenAI's and Anthropic's APIs, quotes, orders",

@@ -38,6 +38,16 @@ class _Entry:
     tags: frozenset[str] = frozenset()
     hit: float = TRUE_HIT
 
+    @property
+    def rate_limits(self) -> tuple[RateLimit, ...]:
+        """The limits per minute as rate limits."""
+        return tuple(RateLimit(kind, amount) for kind, amount in self.limits.items())
+
+    @property
+    def named(self) -> tuple[ModelSettings, ...]:
+        """Its models as a configuration names them."""
+        return self.settings or tuple(ModelSettings(name=model) for model in self.models)
+
 
 SIMULATED: Final[Mapping[str, _Entry]] = {
     "openai": _Entry(
@@ -213,7 +223,7 @@ def _seller(
     card = RateCard(
         name,
         entry.vendor,
-        entry.settings or [ModelSettings(name=model) for model in entry.models],
+        entry.named,
         tiers=entry.tiers,
         tags=entry.tags,
         speeds={
