@@ -57,7 +57,17 @@ class RequestFile:
             raise _empty(self.path)
         return size
 
-    def lines(self, start: int, end: int) -> Iterator[tuple[int, int, bytes]]:
+    def ranges(self, size: int) -> list[tuple[int, int]]:
+        """The file in parts of about so many bytes, for :meth:`lines`."""
+        whole = self.size
+        return [(start, min(start + size, whole)) for start in range(0, whole, size)]
+
+    @property
+    def whole(self) -> tuple[int, int]:
+        """All of it, for :meth:`lines`."""
+        return 0, self.size
+
+    def lines(self, start: int, end: int) -> Iterator[tuple[int, int, Any]]:
         """``(number, offset, bytes)`` of the lines that begin at bytes ``start`` to ``end``, numbered from 1 there.
 
         Of an over-long line one byte more than :data:`MAX_LINE_BYTES` is read and the rest passed over.
@@ -74,7 +84,7 @@ class RequestFile:
         except OSError as error:
             raise _unreadable(self.path, error) from None
 
-    def sample(self, most: int) -> Iterator[tuple[int, int, bytes]]:
+    def sample(self, most: int) -> Iterator[tuple[int, int, Any]]:
         """At most so many lines, as :meth:`lines` gives them, spread evenly over the file."""
         size, last = self.size, -1
         try:
@@ -96,7 +106,7 @@ class RequestFile:
         lengths = [len(line) for _, _, line in self.sample(most)]
         return self.size * len(lengths) // max(1, sum(lengths))
 
-    def raw(self, offsets: Iterable[int]) -> Iterator[bytes]:
+    def raw(self, offsets: Iterable[int]) -> Iterator[Any]:
         """The lines that begin at these bytes."""
         try:
             with self.path.open("rb") as file:

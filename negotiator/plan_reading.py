@@ -144,7 +144,7 @@ async def read_orders(
 
 async def _read_file(engine: Engine, file: RequestFile, batch: ReadBatch, progress: Progress | None) -> None:
     intake, seen = Intake(engine.config.profiles, batch.account, batch.defaults), dict[str, int]()
-    source = file.lines(0, file.size)
+    source = file.lines(*file.whole)
     while chunk := list(islice(source, CHUNK)):
         asked = await _asked(engine, chunk, intake)
         faults = list(asked.faults)

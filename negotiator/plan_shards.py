@@ -76,8 +76,7 @@ class Makers(Protocol):
 
 def shards_of(file: RequestFile) -> list[Shard]:
     """The shards of a file. Raises InputInvalid when it cannot be read."""
-    size = file.size
-    return [Shard(file, start, min(start + SHARD_BYTES, size)) for start in range(0, size, SHARD_BYTES)]
+    return [Shard(file, start, end) for start, end in file.ranges(SHARD_BYTES)]
 
 
 def price_shard(pricing: Pricing, shard: Shard, budgets: dict[str, int | None]) -> PricedShard:

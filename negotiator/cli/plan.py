@@ -14,7 +14,7 @@ from rich.console import Console
 
 from negotiator.engine import Engine
 from negotiator.errors import InputInvalid
-from negotiator.plan_lines import RequestFile
+from negotiator.plan_parquet import is_parquet, requests_in, write_plan
 from negotiator.planning import PlannedBatch, plan_requests
 from negotiator.wire import PlanOptions, options_from
 
@@ -60,12 +60,16 @@ OPTION_NAMES = tuple(PlanOptions.model_fields)
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Write the plan's lines here, as JSONL.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Write the plan's lines here: JSONL, or Parquet by its name.",
+)
 @config_option
 @json_option
 @plan_options
 def command(file: Path, out: Path | None, config_path: Path | None, as_json: bool, **options: Any) -> None:
-    """Plan FILE.jsonl: which seller, model and tier each request goes to, at the least cost within every limit.
+    """Plan FILE (.jsonl or .parquet): which seller, model and tier each request goes to, at the least cost within every limit.
 
     Lines are in OpenAI's batch format plus "terms". Nothing is spent. Exit 1 when lines were broken.
 
@@ -82,7 +86,7 @@ def command(file: Path, out: Path | None, config_path: Path | None, as_json: boo
 
         async def work(market: Engine) -> PlannedBatch:
             return await plan_requests(
-                market, RequestFile(file), given, progress, processes=os.cpu_count() or 1
+                market, requests_in(file), given, progress, processes=os.cpu_count() or 1
             )
 
         planned = with_market(config_path, work, quiet=as_json)
@@ -175,6 +179,9 @@ def _refused(planned: PlannedBatch, most: int) -> list[list[str]]:
 
 
 def _write(planned: PlannedBatch, path: Path) -> None:
+    if is_parquet(path):
+        write_plan(planned, path)
+        return
     try:
         with path.open("wb") as file:
             for row in planned.rows():

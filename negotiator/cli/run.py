@@ -15,7 +15,7 @@ from negotiator.batches import BatchRun, batch_id_of
 from negotiator.engine import Engine
 from negotiator.errors import InputInvalid
 from negotiator.money import format_usd
-from negotiator.plan_lines import RequestFile
+from negotiator.plan_parquet import requests_in
 from negotiator.wire import options_from
 
 from .market import config_option, json_option, store_option, with_market
@@ -51,7 +51,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Execute FILE.jsonl within every seller's limits and write one result per line to --out.
+    """Execute FILE (.jsonl or .parquet) within every seller's limits and write one result per line to --out.
 
     Interrupted or killed, the same command goes on where it stopped: no line is lost, none is paid twice without
     saying so. Exit 1 when lines were broken.
@@ -71,7 +71,7 @@ def command(
             bar.update(task, total=report.requests, completed=report.finished, facts=usd(report.cost_nusd))
 
         async def work(market: Engine) -> RunReport:
-            return await BatchRun(market, batch_id, results, given, progress).run(RequestFile(file))
+            return await BatchRun(market, batch_id, results, given, progress).run(requests_in(file))
 
         report = with_market(config_path, work, store=store, quiet=as_json, order_log=log)
     if as_json:
