@@ -86,7 +86,7 @@ async def test_the_page_is_guarded(served: Served) -> None:
     ("file", "kind"),
     [
         ("main.js", "text/javascript"),
-        ("dashboard.css", "text/css"),
+        ("frame.css", "text/css"),
         ("icon.svg", "image/svg+xml"),
         ("uplot.js", "text/javascript"),
         ("uplot.LICENSE.txt", "text/plain"),

@@ -79,7 +79,7 @@ async def create_batch(call: Call) -> Answer:
     return record.out()
 
 
-@route("GET", "/v1/batches", query=BatchListQuery, res=BatchesOut, errors=(404,))
+@route("GET", "/v1/batches", query=BatchListQuery, res=BatchesOut, errors=(404,), watch=True)
 async def list_batches(call: Call) -> Answer:
     """An account's batches, the latest first."""
     asked: BatchListQuery = call.query

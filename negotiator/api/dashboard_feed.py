@@ -28,6 +28,7 @@ EVERY_S: Final = 2.0
 LONGEST_STREAM_S: Final = 3_600.0
 MAX_KNOWN: Final = 10_000
 SCOPES: Final = ("read", "use", "admin")
+BATCHES: Final = "/v1/batches"
 
 
 class _Reach:
@@ -136,6 +137,7 @@ async def _summary(call: Call, reach: _Reach) -> dict[str, Any]:
         },
         "workers": rooms.config.server.workers,
         "simulated": rooms.simulated,
+        "batches": any(one.path == BATCHES for one in house.routes),
         "totals": {"since": instant_out(since_ms), "until": instant_out(now_ms), **report},
         "window": house.pulse.window(now_ms, accounts),
         "refusals": house.pulse.refusals(accounts),

@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .schemas_out import ReportOut
-from .schemas_words import CounterOfferOut, Dollars, Exact, Instant
+from .schemas_words import CounterOfferOut, Dollars, Exact, Instant, Open
 
 __all__ = [
     "CallerOut",
@@ -19,6 +18,7 @@ __all__ = [
     "RefusalOut",
     "SummaryOut",
     "TapeQuery",
+    "TotalsOut",
 ]
 
 Account = Annotated[str, Field(min_length=1, max_length=255)]
@@ -106,13 +106,24 @@ class RefusalOut(Exact):
     counter_offer: CommonestOut | None
 
 
+class TotalsOut(Open):
+    """Sums since an instant, also by account, model and cause."""
+
+    since: Instant
+    until: Instant
+    orders: int
+    spend_usd: Dollars
+    saved_usd: Dollars
+
+
 class SummaryOut(Exact):
-    """Where this process stands. totals: since its start; window: the last half hour in steps."""
+    """Where this process stands. totals: since its start; window: the last half hour in steps. batches: whether they are sold here."""
 
     at: Instant
     caller: CallerOut
     workers: int
     simulated: bool
-    totals: ReportOut
+    batches: bool
+    totals: TotalsOut
     window: dict[str, Any]
     refusals: list[RefusalOut]

@@ -30,7 +30,12 @@ async function send(method, path, body, signal) {
   let answer;
   try {
     answer = await fetch(path, {
-      method, headers, signal, cache: "no-store", credentials: "omit", redirect: "error",
+      method,
+      headers,
+      signal,
+      cache: "no-store",
+      credentials: "omit",
+      redirect: "error",
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch (error) {
@@ -60,7 +65,8 @@ export async function listen(path, signal, onEvent, onState) {
     } catch (error) {
       if (signal.aborted) return null;
       if (error instanceof Refused && error.closed) return error;
-      if (!(error instanceof Refused || error instanceof TypeError || error.name === "NetworkError")) throw error;
+      if (!(error instanceof Refused || error instanceof TypeError || error.name === "NetworkError"))
+        throw error;
     }
     if (signal.aborted) return null;
     onState("lost");

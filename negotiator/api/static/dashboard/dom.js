@@ -10,8 +10,10 @@ export function el(tag, given = {}, ...children) {
     if (value === null || value === undefined || value === false) continue;
     if (name === "class") node.className = value;
     else if (name === "text") node.textContent = value;
-    else if (name === "on") for (const [event, handler] of Object.entries(value)) node.addEventListener(event, handler);
-    else if (name === "vars") for (const [key, one] of Object.entries(value)) node.style.setProperty(key, one);
+    else if (name === "on")
+      for (const [event, handler] of Object.entries(value)) node.addEventListener(event, handler);
+    else if (name === "vars")
+      for (const [key, one] of Object.entries(value)) node.style.setProperty(key, one);
     else node.setAttribute(name, value === true ? "" : String(value));
   }
   node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
@@ -59,8 +61,16 @@ export function follow(parent, items, keyOf, make, update = () => {}) {
 
 /** A bar of one or more parts; each has a class, a share from 0 to 1, and all of it one label. */
 export function bar(label, ...parts) {
-  return el("span", { class: "bar-track", role: "img", "aria-label": label }, parts.map(({ kind, share }) =>
-    el("span", { class: `bar-part ${kind}`, vars: { "--share": `${Math.max(0, Math.min(1, share)) * 100}%` } })));
+  return el(
+    "span",
+    { class: "bar-track", role: "img", "aria-label": label },
+    parts.map(({ kind, share }) =>
+      el("span", {
+        class: `bar-part ${kind}`,
+        vars: { "--share": `${Math.max(0, Math.min(1, share)) * 100}%` },
+      }),
+    ),
+  );
 }
 
 /** A term and what it is, for a definition list. */

@@ -13,6 +13,7 @@ export const count = (value) => whole.format(value);
 /** What one order costs: six places below a cent, so that a column of them lines up. */
 export function cost(usd) {
   const value = Number(usd);
+  if (value > 0 && value < 0.0000005) return "<$0.000001";
   return `$${value >= 100 ? cents.format(value) : value.toFixed(6)}`;
 }
 
@@ -46,18 +47,28 @@ export const timeOf = (instant) => clock.format(new Date(instant));
 export const minuteOf = (instant) => minute.format(new Date(instant));
 
 /** `BUDGET_TOO_LOW`, `L3 BELOW_QUALITY`, `uncached_input_tokens` as words: "budget too low". */
-export const words = (name) => name.replace(/^[DL]\d+ /, "").replaceAll("_", " ").toLowerCase();
+export const words = (name) =>
+  name
+    .replace(/^[DL]\d+ /, "")
+    .replace(/_(usd|ms)$/, "")
+    .replaceAll("_", " ")
+    .toLowerCase();
 
 /** A quality: 0.87. */
 export const quality = (value) => Number(value).toFixed(2);
 
 const TERMS = {
-  budget_usd: (value) => `budget ${cost(value).replace(/0+$/, "")}`,
+  budget_usd: (value) => `budget $${value}`,
   min_quality: (value) => `quality ${value}`,
   deadline_ms: (value) => `deadline ${duration(value)}`,
   ttft_ms: (value) => `first token within ${duration(value)}`,
 };
 
+/** A list of names, or that there is none. */
+const named = (value) => [value].flat().join(", ") || "nothing";
+
 /** Terms of a counter-offer as a phrase: "budget $0.003, deadline 4.0 s". */
-export const termsOf = (terms) => Object.entries(terms)
-  .map(([name, value]) => (TERMS[name] ? TERMS[name](value) : `${words(name)} ${[value].flat().join(", ")}`)).join(", ");
+export const termsOf = (terms) =>
+  Object.entries(terms)
+    .map(([name, value]) => (TERMS[name] ? TERMS[name](value) : `${words(name)} ${named(value)}`))
+    .join(", ");

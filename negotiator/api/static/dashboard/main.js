@@ -14,26 +14,41 @@ import { tape } from "./tape.js";
 import { themeButton } from "./theme_button.js";
 
 const POLL_MS = 5_000;
+/** Accounts whose batches are asked for. */
+const MAX_ASKED = 8;
 const ANNOUNCE_MS = 10_000;
 
 const sheet = orderSheet();
 const panels = {
-  book: orderBook(), tape: tape(sheet.open), figures: figures(), latency: latencyChart(), frontier: frontierChart(), ask: askForm(sheet.open),
+  book: orderBook(),
+  tape: tape(sheet.open),
+  figures: figures(),
+  latency: latencyChart(),
+  frontier: frontierChart(),
+  ask: askForm(sheet.open),
 };
 const heard = { served: 0, refused: 0 };
 let open = null;
 let caller = null;
+let batches = false;
+let accounts = [];
 
 function showSummary(summary) {
-  caller = summary.caller;
+  ({ caller, batches } = summary);
   panels.figures.show(summary);
   panels.latency.show(summary.window);
   showRefusals(summary.refusals);
   byId("simulated").hidden = !summary.simulated;
   byId("who").hidden = false;
   say(byId("who"), summary.caller.everywhere ? "all accounts" : summary.caller.account);
-  const part = summary.workers > 1 ? `Orders, latency and refusals are of one of ${summary.workers} workers; budgets are of all of them.` : "Sums are since this server's start; budgets are since their period began.";
-  say(byId("scope"), `Since ${timeOf(summary.totals.since)}. ${part} Saved is against the dearest quote that met the same terms.`);
+  const part =
+    summary.workers > 1
+      ? `Orders, latency and refusals are of one of ${summary.workers} workers; budgets are of all of them.`
+      : "Sums are since this server's start; budgets are since their period began.";
+  say(
+    byId("scope"),
+    `Since ${timeOf(summary.totals.since)}. ${part} Saved is against the dearest quote that met the same terms.`,
+  );
 }
 
 function onEvent(name, values) {
@@ -55,39 +70,42 @@ function onState(state) {
 
 /** Budgets and batches change slower and are asked for, while somebody looks. */
 async function poll(signal) {
-  let batches = true;
   while (!signal.aborted) {
     if (!document.hidden) {
-      await budgets();
-      if (batches) batches = await batchesThere();
+      await asked(byId("budgets-error"), budgets);
+      if (batches && caller.scopes.includes("use")) await asked(byId("batches-error"), batchesOfAll);
     }
     await new Promise((done) => setTimeout(done, POLL_MS));
   }
 }
 
+async function batchesOfAll() {
+  const some = accounts.slice(0, MAX_ASKED).map(({ account }) => account);
+  const pages = await Promise.all(
+    some.map((account) => get(`/v1/batches?limit=20&account=${encodeURIComponent(account)}`)),
+  );
+  const all = pages.flatMap((page, at) => page.data.map((batch) => ({ ...batch, account: some[at] })));
+  showBatches(all.sort((a, b) => b.created_at - a.created_at).slice(0, 20));
+}
+
 async function budgets() {
-  const error = byId("budgets-error");
+  ({ accounts } = await get("/v1/accounts"));
+  showBudgets(accounts);
+  panels.figures.showHeld(accounts);
+  panels.ask.allow(
+    caller,
+    accounts.map((one) => one.account),
+  );
+}
+
+/** Ask for something and say in its place what went wrong; that nobody answers is said once, at the top. */
+async function asked(error, work) {
   try {
-    const { accounts } = await get("/v1/accounts");
-    showBudgets(accounts);
-    panels.figures.showHeld(accounts);
-    if (caller) panels.ask.allow(caller, accounts.map((one) => one.account));
+    await work();
     say(error, "");
   } catch (failed) {
     if (!(failed instanceof Refused)) throw failed;
     if (failed.status) say(error, failed.message);
-  }
-}
-
-/** Show batches; whether there is any use in asking again. */
-async function batchesThere() {
-  try {
-    showBatches((await get("/v1/batches")).data);
-    return true;
-  } catch (failed) {
-    if (!(failed instanceof Refused)) throw failed;
-    if ([404, 405, 403].includes(failed.status)) showBatches(null);
-    return ![404, 405].includes(failed.status);
   }
 }
 
@@ -136,7 +154,8 @@ byId("sign-in-form").addEventListener("submit", (event) => {
   const key = byId("key").value.trim();
   byId("key").value = "";
   say(byId("sign-in-error"), "");
-  if (!/^[\x21-\x7e]+$/.test(key)) return say(byId("sign-in-error"), "expected a key as it was shown, without spaces");
+  if (!/^[\x21-\x7e]+$/.test(key))
+    return say(byId("sign-in-error"), "expected a key as it was shown, without spaces");
   keepKey(key);
   return begin();
 });

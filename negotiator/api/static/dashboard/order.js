@@ -6,7 +6,8 @@ import { NONE, cost, duration, percent, quality, termsOf, timeOf, words } from "
 
 /** The sheet; `open(order)` shows an order by `order_id` and `account`. */
 export function orderSheet() {
-  const sheet = byId("order"), body = byId("order-body");
+  const sheet = byId("order"),
+    body = byId("order-body");
   let asked = 0;
 
   byId("order-close").addEventListener("click", () => sheet.close());
@@ -25,7 +26,11 @@ export function orderSheet() {
     if (!sheet.open) sheet.showModal();
     body.scrollTop = 0;
     const query = account ? `?account=${encodeURIComponent(account)}` : "";
-    history.replaceState(null, "", `#order=${encodeURIComponent(id)}${account ? `&account=${encodeURIComponent(account)}` : ""}`);
+    history.replaceState(
+      null,
+      "",
+      `#order=${encodeURIComponent(id)}${account ? `&account=${encodeURIComponent(account)}` : ""}`,
+    );
     try {
       const found = await get(`/v1/orders/${encodeURIComponent(id)}${query}`);
       if (mine === asked) fill(body, whole(found));
@@ -46,10 +51,15 @@ export function orderSheet() {
 
 function whole(order) {
   return [
-    el("dl", { class: "facts" },
+    el(
+      "dl",
+      { class: "facts" },
       pair("State", el("span", { class: order.reject ? "bad" : "good", text: words(order.state) })),
-      pair("Account", order.account), pair("Received", timeOf(order.received_at)), pair("Policy", words(order.policy ?? NONE)),
-      order.task && pair("Task", order.task)),
+      pair("Account", order.account),
+      pair("Received", timeOf(order.received_at)),
+      pair("Policy", words(order.policy ?? NONE)),
+      order.task && pair("Task", order.task),
+    ),
     decision(order),
     order.reject && refused(order.reject),
     ...order.rounds.map((round, index) => roundOf(order, round, index)),
@@ -68,45 +78,148 @@ function decision(order) {
   const met = quotes.filter((quote) => quote.won || quote.loss?.startsWith("L1 ")).length;
   const next = quotes.find((quote) => quote.quote_id === order.runners_up[0]);
   const than = next ? `; next in line was ${next.model} at ${cost(next.expected_usd)}` : "";
-  return part("Decision", el("p", {}, el("strong", { text: `${won.provider}/${won.model}` }),
-    ` at ${cost(won.expected_usd)} expected and ${cost(won.ceiling_usd)} at most, of ${met} of ${quotes.length} quotes that met the terms${than}.`),
-    won.discounts.length > 0 && el("ul", { class: "plain" }, won.discounts.map((one) => el("li", { class: "good", text: `${words(one.kind)}: saves ${cost(one.saves_usd)}${one.basis ? ` (${one.basis})` : ""}` }))));
+  return part(
+    "Decision",
+    el(
+      "p",
+      {},
+      el("strong", { text: `${won.provider}/${won.model}` }),
+      ` at ${cost(won.expected_usd)} expected and ${cost(won.ceiling_usd)} at most, of ${met} of ${quotes.length} quotes that met the terms${than}.`,
+    ),
+    won.discounts.length > 0 &&
+      el(
+        "ul",
+        { class: "plain" },
+        won.discounts.map((one) =>
+          el("li", {
+            class: "good",
+            text: `${words(one.kind)}: saves ${cost(one.saves_usd)}${one.basis ? ` (${one.basis})` : ""}`,
+          }),
+        ),
+      ),
+  );
 }
 
 function refused(reject) {
-  return part("Refused", el("p", {}, el("strong", { class: "bad", text: `${reject.code} ${words(reject.name)}` }), `: ${reject.message}`),
-    reject.counter_offers.length > 0 && el("ul", { class: "plain" }, reject.counter_offers.map((offer) =>
-      el("li", { text: `would do: ${termsOf(offer.terms)}, ${offer.provider}/${offer.model} at ${cost(offer.expected_usd)} expected` }))));
+  return part(
+    "Refused",
+    el(
+      "p",
+      {},
+      el("strong", { class: "bad", text: `${reject.code} ${words(reject.name)}` }),
+      `: ${reject.message}`,
+    ),
+    reject.counter_offers.length > 0 &&
+      el(
+        "ul",
+        { class: "plain" },
+        reject.counter_offers.map((offer) =>
+          el("li", {
+            text: `would do: ${termsOf(offer.terms)}, ${offer.provider}/${offer.model} at ${cost(offer.expected_usd)} expected`,
+          }),
+        ),
+      ),
+  );
 }
 
 function roundOf(order, round, index) {
   const title = order.rounds.length > 1 ? `Round ${index + 1}` : "Quotes";
-  const rows = round.quotes.map((quote) => el("tr", { class: quote.won ? "won" : null },
-    el("th", { scope: "row" }, el("span", { class: "name", text: quote.model }), el("span", { class: "by", text: `${quote.provider}, ${quote.tier}` })),
-    el("td", { class: "number", text: cost(quote.expected_usd) }), el("td", { class: "number", text: cost(quote.ceiling_usd) }),
-    el("td", { class: "number", text: quality(quote.quality) }), el("td", { class: "number", text: duration(quote.latency_ms_p95) }),
-    el("td", {}, quote.won ? el("strong", { class: "good", text: "won" }) : words(quote.loss ?? NONE))));
-  const heads = [["Seller", ""], ["Expected", "number"], ["At most", "number"], ["Quality", "number"], ["p95", "number"], ["Outcome", ""]];
-  return part(title,
-    el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": title },
-      el("table", { class: "quotes" }, el("caption", { class: "visually-hidden", text: `${title}: what each seller offered` }),
-        el("thead", {}, el("tr", {}, heads.map(([text, kind]) => el("th", { scope: "col", class: kind, text })))), el("tbody", {}, rows))),
-    round.declines.length > 0 && el("details", {}, el("summary", { text: `${round.declines.length} declined` }),
-      el("ul", { class: "plain" }, round.declines.map((one) => el("li", { text: `${one.provider}/${one.model}: ${words(one.code)}${one.detail ? ` (${one.detail})` : ""}` })))));
+  const rows = round.quotes.map((quote) =>
+    el(
+      "tr",
+      { class: quote.won ? "won" : null },
+      el(
+        "th",
+        { scope: "row" },
+        el("span", { class: "name", text: quote.model }),
+        el("span", { class: "by", text: `${quote.provider}, ${quote.tier}` }),
+      ),
+      el("td", { class: "number", text: cost(quote.expected_usd) }),
+      el("td", { class: "number", text: cost(quote.ceiling_usd) }),
+      el("td", { class: "number", text: quality(quote.quality) }),
+      el("td", { class: "number", text: duration(quote.latency_ms_p95) }),
+      el("td", {}, quote.won ? el("strong", { class: "good", text: "won" }) : words(quote.loss ?? NONE)),
+    ),
+  );
+  const heads = [
+    ["Seller", ""],
+    ["Expected", "number"],
+    ["At most", "number"],
+    ["Quality", "number"],
+    ["p95", "number"],
+    ["Outcome", ""],
+  ];
+  return part(
+    title,
+    el(
+      "div",
+      { class: "scroll", tabindex: 0, role: "region", "aria-label": title },
+      el(
+        "table",
+        { class: "quotes" },
+        el("caption", { class: "visually-hidden", text: `${title}: what each seller offered` }),
+        el(
+          "thead",
+          {},
+          el(
+            "tr",
+            {},
+            heads.map(([text, kind]) => el("th", { scope: "col", class: kind, text })),
+          ),
+        ),
+        el("tbody", {}, rows),
+      ),
+    ),
+    round.declines.length > 0 &&
+      el(
+        "details",
+        {},
+        el("summary", { text: `${round.declines.length} declined` }),
+        el(
+          "ul",
+          { class: "plain" },
+          round.declines.map((one) =>
+            el("li", {
+              text: `${one.provider}/${one.model}: ${words(one.code)}${one.detail ? ` (${one.detail})` : ""}`,
+            }),
+          ),
+        ),
+      ),
+  );
 }
 
 function attempts(order) {
   if (!order.attempts.length) return null;
-  return part("Attempts", el("ol", { class: "plain attempts" }, order.attempts.map((one) => el("li", {},
-    el("strong", { class: one.outcome === "ok" ? "good" : "bad", text: words(one.outcome) }),
-    ` ${one.provider}/${one.model}, ${one.tier}: ${cost(one.billed_usd)} billed in ${duration(one.latency_ms)}${one.detail ? ` (${one.detail})` : ""}`))));
+  return part(
+    "Attempts",
+    el(
+      "ol",
+      { class: "plain attempts" },
+      order.attempts.map((one) =>
+        el(
+          "li",
+          {},
+          el("strong", { class: one.outcome === "ok" ? "good" : "bad", text: words(one.outcome) }),
+          ` ${one.provider}/${one.model}, ${one.tier}: ${cost(one.billed_usd)} billed in ${duration(one.latency_ms)}${one.detail ? ` (${one.detail})` : ""}`,
+        ),
+      ),
+    ),
+  );
 }
 
 function settlement(values) {
   if (!values) return null;
   const hold = Number(values.hold_usd);
   const used = hold ? ` (${percent(Number(values.posted_usd) / hold)} of the hold)` : "";
-  return part("Settlement", el("dl", { class: "facts" },
-    pair("Held", cost(values.hold_usd)), pair("Posted", `${cost(values.posted_usd)}${used}`), pair("Released", cost(values.released_usd)),
-    Number(values.house_usd) > 0 && pair("Borne by the house", cost(values.house_usd))));
+  return part(
+    "Settlement",
+    el(
+      "dl",
+      { class: "facts" },
+      pair("Held", cost(values.hold_usd)),
+      pair("Posted", `${cost(values.posted_usd)}${used}`),
+      pair("Released", cost(values.released_usd)),
+      Number(values.house_usd) > 0 && pair("Borne by the house", cost(values.house_usd)),
+    ),
+  );
 }
