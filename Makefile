@@ -5,6 +5,7 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 200
+CASES ?= 2000
 ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -13,7 +14,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: bench clean demo docs help lint lock simulate test test-all
+.PHONY: bench clean demo docs fuzz help lint lock simulate test test-all
 
 demo: $(VENV)/.core ## run the example workload through simulated sellers: no key, no money
 	@$(BIN)/negotiator demo $(ARGS)
@@ -29,6 +30,9 @@ simulate: $(VENV)/.test ## run the market simulation with faults over SEEDS=200 
 
 bench: $(VENV)/.bench ## measure again what benchmarks/README.md reports
 	@$(BIN)/python benchmarks/report.py $(ARGS)
+
+fuzz: $(VENV)/.test ## bend what every parser reads, CASES=2000 times each
+	@NEGOTIATOR_FUZZ=$(CASES) $(BIN)/pytest tests/test_fuzz_parsers.py $(ARGS)
 
 lint: $(VENV)/.lint ## check style, formatting and types
 	@$(BIN)/ruff check .
