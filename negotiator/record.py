@@ -115,7 +115,7 @@ def history_out(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _row(candidate: Candidate, award: str, why: Callable[[Candidate], Lost] | None) -> list[Any]:
-    """Fourteen plain values of a quote; two more, its shadow price and what was full, where there are any."""
+    """Thirteen plain values of a quote; two more, its shadow price and what was full, where there are any."""
     quote, shadow_nusd, full = candidate.quote, 0, ""
     loss = 0
     if candidate.misses:
@@ -175,6 +175,6 @@ def _quote_out(row: list[Any], award: str) -> dict[str, Any]:
         ],
         "won": quote_id == award,
         "loss": loss_out(Loss(loss)) if loss else None,
-        "shadow_usd": format_usd(row[14]) if len(row) > 14 else "0",
-        "limit": row[15] or None if len(row) > 15 else None,
+        "shadow_usd": format_usd(row[13]) if len(row) > 13 else "0",
+        "limit": row[14] or None if len(row) > 14 else None,
     }
