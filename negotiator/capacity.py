@@ -19,7 +19,7 @@ from providers.terms import RateKind, RateLimit, Usage
 
 from .capacity_health import Breaker, Health, RetryBudget
 from .capacity_latency import Latencies, Spread, patience_ms
-from .capacity_leases import RENEW_MS, LeasedSlots, LeasedWindow, Leases
+from .capacity_leases import LeasedSlots, LeasedWindow, Leases
 from .capacity_windows import Bucket, Slots, Window
 from .errors import StoreUnavailable
 from .events import Emit, Event
@@ -283,7 +283,7 @@ class Capacity:
         try:
             while True:
                 await self.refill()
-                await asyncio.sleep(RENEW_MS / 1000)
+                await asyncio.sleep(self._leases.renew_ms / 1000)
         finally:
             with suppress(StoreUnavailable):  # what is not given back comes free by itself
                 await self._leases.close(self.now_ms())

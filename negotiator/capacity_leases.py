@@ -1,7 +1,7 @@
 """Limits shared by several workers: each counts against what it leased, so no call waits for the store.
 
 A worker asks for a little more than it used lately, gives back what it does not need, and returns to the store in
-one round trip for all its limits, a few times a second. The first call after a quiet time finds nothing leased: then
+one round trip for all its limits, a few times within a lease. The first call after a quiet time finds nothing leased: then
 :meth:`Leases.refill` is worth one wait. The store counts a grant until the calls made under it are out of the window.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping
+from itertools import chain
 from typing import Final
 
 from providers.terms import RateKind
@@ -18,33 +19,58 @@ from .capacity_windows import Bucket, Slots
 from .errors import StoreUnavailable
 from .events import Emit, Event
 from .limits import LimitRow
-from .store import LeaseAsk, RateStore
+from .store import LeaseAsk, RateStore, Unused
 
-__all__ = ["LEASE_MS", "RENEW_MS", "LeasedSlots", "LeasedWindow", "Leases"]
+__all__ = ["LEASE_MS", "LeasedSlots", "LeasedWindow", "Leases"]
 
 LEASE_MS: Final = 2_000
 """How long a lease lasts; a worker that dies keeps its part of a limit from the others for so long."""
 
-RENEW_MS: Final = 500
+LEASE_SHARE: Final = 8
+"""A lease is at most this part of its window: the limit counts a call until the window has passed after the lease."""
+
+MIN_LEASE_MS: Final = 100
+ROUNDS: Final = 4
+"""Rounds in a lease."""
+
 AHEAD: Final = 2  # a lease is for as much as the last two rounds used
 FADE: Final = 0.7
+
+
+class _Drawn(Bucket):
+    """A call counted against leases. parts: [end of the lease, units] of each it drew on."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, now_ms: int, units: int, parts: list[list[int]]) -> None:
+        super().__init__(now_ms, units)
+        self.parts = parts
 
 
 class LeasedWindow:
     """The part of a window this worker may use; the verbs of :class:`negotiator.capacity_windows.Window`."""
 
-    __slots__ = ("_lots", "amount", "corrected", "owed", "per_ms", "recent", "returned", "short", "used")
+    __slots__ = (
+        "_lots", "amount", "corrected", "due_ms", "lease_ms", "owed", "per_ms", "recent", "returned", "short", "used"
+    )  # fmt: skip
 
     def __init__(self, amount: int, per_ms: int) -> None:
         self.amount = amount
         self.per_ms = per_ms
+        self.lease_ms = min(LEASE_MS, max(MIN_LEASE_MS, per_ms // LEASE_SHARE))
+        self.due_ms = 0  # when its next round is
         self.used = 0  # since the last round
         self.recent = 0.0  # units a round, fading
         self.short = 0  # the largest call refused since the last round
         self.owed = 0  # used beyond what was leased: calls that were larger than they had said
-        self.returned = 0  # to give back with the next round
+        self.returned: dict[int, int] = {}  # to give back with the next round, by the lease's end
         self.corrected: int | None = None  # the least the vendor said is left
         self._lots: deque[list[int]] = deque()  # [until, units], by end
+
+    @property
+    def renew_ms(self) -> int:
+        """How often its leases are renewed."""
+        return self.lease_ms // ROUNDS
 
     def left(self, now_ms: int) -> int:
         """What was leased and is not used."""
@@ -56,20 +82,29 @@ class LeasedWindow:
     def take(self, units: int, now_ms: int) -> Bucket:
         """Use ``units`` of what was leased, the part that ends first; what is missing is owed."""
         self.used += units
-        missing = units
+        missing, parts = units, []
         for lot in self._lots:
             part = min(missing, lot[1])
-            lot[1] -= part
-            missing -= part
+            if part:
+                lot[1] -= part
+                missing -= part
+                parts.append([lot[0], part])
             if not missing:
                 break
         self.owed += missing
-        return Bucket(now_ms, units)
+        return _Drawn(now_ms, units, parts)
 
     def give(self, bucket: Bucket, units: int, now_ms: int) -> None:
-        """What a call did not use goes back to all workers with the next round, unless it is out of the window."""
-        if now_ms - bucket.last_ms < self.per_ms:
-            self.returned += units
+        """What a call did not use goes back to all workers with the next round; first it makes up for what is owed."""
+        assert isinstance(bucket, _Drawn)
+        forgiven = min(units, self.owed, bucket.units - sum([part for _, part in bucket.parts]))
+        self.owed -= forgiven
+        units -= forgiven
+        for lot in reversed(bucket.parts):
+            part = min(units, lot[1])
+            lot[1] -= part
+            units -= part
+            self._return(lot[0], part)
 
     def wait_ms(self, units: int, now_ms: int) -> int | None:
         """A round of leases, or None = never; the store alone knows more. Asks for it in the next round."""
@@ -78,7 +113,7 @@ class LeasedWindow:
         if units <= self.left(now_ms):
             return 0
         self.short = max(self.short, units)
-        return RENEW_MS
+        return self.renew_ms
 
     def correct(self, remaining: int, reset_ms: int | None, now_ms: int) -> None:
         """The vendor says only ``remaining`` is left of the whole limit: told to the store with the next round."""
@@ -91,32 +126,35 @@ class LeasedWindow:
             if not self._lots[-1][1]:
                 self._lots.pop()
 
-    def plan(self, now_ms: int) -> tuple[int, int]:
-        """For the next round: how much to ask for and how much to give back."""
+    def plan(self, now_ms: int) -> int:
+        """For the next round: how much to ask for; what to give back is in ``returned``."""
         self.recent = max(float(self.used), FADE * self.recent)
         wanted = min(self.amount, max(AHEAD * round(self.recent), self.short))
         left = self.left(now_ms)
-        ending = sum([units for until_ms, units in self._lots if until_ms <= now_ms + RENEW_MS])
-        back = min(max(0, left), max(ending, left - 2 * wanted))
-        self._drop(back)
-        back += self.returned
-        self.used = self.short = self.returned = 0
-        return max(0, wanted - self.left(now_ms)), back
+        ending = sum([units for until_ms, units in self._lots if until_ms <= now_ms + self.renew_ms])
+        self._drop(min(max(0, left), max(ending, left - 2 * wanted)))
+        self.used = self.short = 0
+        self.due_ms = now_ms + self.renew_ms
+        return max(0, wanted - self.left(now_ms))
 
     def _drop(self, units: int) -> None:
         while units > 0:
-            part = min(units, self._lots[0][1])
+            until_ms, part = self._lots[0][0], min(units, self._lots[0][1])
             self._lots[0][1] -= part
             units -= part
+            self._return(until_ms, part)
             if not self._lots[0][1]:
                 self._lots.popleft()
 
+    def _return(self, until_ms: int, units: int) -> None:
+        if units:
+            self.returned[until_ms] = self.returned.get(until_ms, 0) + units
+
     def surrender(self, now_ms: int) -> int:
-        """Stop: all that is left, and nothing may be used any more."""
-        unused = max(0, self.left(now_ms)) + self.returned
+        """Stop: all that is left goes back by ``returned``, and nothing may be used any more; gives 0."""
+        self._drop(max(0, self.left(now_ms)))
         self._lots.clear()
-        self.returned = 0
-        return unused
+        return 0
 
     def granted(self, units: int, until_ms: int) -> None:
         """A lease came; debts are paid first."""
@@ -129,10 +167,14 @@ class LeasedWindow:
 class LeasedSlots(Slots):
     """The slots in flight this worker may use; those in use are renewed for as long as they are."""
 
-    __slots__ = ("_allowed", "_until_ms", "peak", "short")
+    __slots__ = ("_allowed", "_until_ms", "due_ms", "peak", "short")
+
+    lease_ms: Final = LEASE_MS
+    renew_ms: Final = LEASE_MS // ROUNDS
 
     def __init__(self, amount: int) -> None:
         super().__init__(amount)
+        self.due_ms = 0
         self._allowed = 0
         self._until_ms = 0
         self.peak = 0.0
@@ -147,7 +189,7 @@ class LeasedSlots(Slots):
         if self.left(now_ms) >= units:
             return 0
         self.short = min(self.amount, self.short + units)
-        return RENEW_MS
+        return self.renew_ms
 
     def take(self, units: int, now_ms: int) -> Bucket:
         """Take slots."""
@@ -155,15 +197,16 @@ class LeasedSlots(Slots):
         self.peak = max(self.peak, self.used)
         return bucket
 
-    def plan(self) -> int:
+    def plan(self, now_ms: int) -> int:
         """For the next round: how many slots to hold in all."""
+        self.due_ms = now_ms + self.renew_ms
         wanted = min(self.amount, max(self.used, round(1.25 * self.peak)) + self.short)
         self.peak = max(float(self.used), FADE * self.peak)
         self.short = 0
         return wanted
 
     def surrender(self, now_ms: int) -> int:
-        """Stop: the free slots, and none may be taken any more."""
+        """Stop: how many slots are free and go back; none may be taken any more."""
         free = max(0, self.left(now_ms))
         self._allowed -= free
         return free
@@ -184,6 +227,8 @@ class Leases:
         self._counters: dict[str, tuple[LimitRow, LeasedWindow | LeasedSlots]] = {}
         self._round: asyncio.Task[None] | None = None
         self._lost = False
+        self.renew_ms = LEASE_MS // ROUNDS
+        """How often a round may be due."""
 
     def counter(self, row: LimitRow) -> LeasedWindow | LeasedSlots:
         """What counts a row of this worker."""
@@ -191,32 +236,29 @@ class Leases:
         if row.kind is RateKind.CONCURRENCY:
             counter = LeasedSlots(row.amount)
         self._counters[row.name] = (row, counter)
+        self.renew_ms = min(self.renew_ms, counter.renew_ms)
         return counter
 
     async def refill(self, now_ms: int) -> None:
-        """Ask the store for what was found missing; returns when it has answered."""
+        """Ask the store for what was found missing, and for what is due; returns when it has answered."""
         if self._round is None or self._round.done():
             self._round = asyncio.ensure_future(self._renew(now_ms))
         await asyncio.shield(self._round)
 
     async def _renew(self, now_ms: int) -> None:
-        asks: list[LeaseAsk] = []
-        back: dict[str, int] = {}
+        asks: dict[int, list[LeaseAsk]] = {}
         corrections: dict[str, int] = {}
         for key, (row, counter) in self._counters.items():
-            if isinstance(counter, LeasedSlots):
-                want = counter.plan()
-            else:
-                want, unused = counter.plan(now_ms)
-                if unused:
-                    back[key] = unused
-                if counter.corrected is not None:
-                    corrections[key], counter.corrected = counter.corrected, None
-            if want or isinstance(counter, LeasedSlots):
-                per_ms = 0 if isinstance(counter, LeasedSlots) else row.per_ms
-                asks.append(LeaseAsk(key=key, amount=row.amount, per_ms=per_ms, want=want))
+            if now_ms < counter.due_ms and not counter.short:
+                continue
+            want, slots = counter.plan(now_ms), isinstance(counter, LeasedSlots)
+            if isinstance(counter, LeasedWindow) and counter.corrected is not None:
+                corrections[key], counter.corrected = counter.corrected, None
+            if want or slots:
+                ask = LeaseAsk(key=key, amount=row.amount, per_ms=0 if slots else row.per_ms, want=want)
+                asks.setdefault(counter.lease_ms, []).append(ask)
         try:
-            await self._exchange(asks, back, corrections, now_ms)
+            await self._exchange(asks, corrections, now_ms)
         except StoreUnavailable as error:
             if not self._lost:
                 self._emit(Event("capacity.leases_lost", now_ms, {"error": str(error)}))
@@ -225,19 +267,37 @@ class Leases:
             self._lost = False
 
     async def _exchange(
-        self, asks: list[LeaseAsk], back: Mapping[str, int], corrections: Mapping[str, int], now_ms: int
+        self, asks: Mapping[int, list[LeaseAsk]], corrections: Mapping[str, int], now_ms: int
     ) -> None:
         verbs = [self._rates.correct(key, remaining, now_ms) for key, remaining in corrections.items()]
-        if back:
-            verbs.append(self._rates.give_back(self._worker, back, now_ms))
+        unused = self._returned()
+        if unused:
+            verbs.append(self._rates.give_back(self._worker, unused, now_ms))
         await asyncio.gather(*verbs)
-        if asks:
-            for lease in await self._rates.lease(self._worker, asks, LEASE_MS, now_ms):
-                self._counters[lease.key][1].granted(lease.granted, lease.until_ms)
+        wishes = [
+            self._rates.lease(self._worker, wanted, lease_ms, now_ms) for lease_ms, wanted in asks.items()
+        ]
+        for lease in chain.from_iterable(await asyncio.gather(*wishes)):
+            self._counters[lease.key][1].granted(lease.granted, lease.until_ms)
+
+    def _returned(self) -> list[Unused]:
+        unused = []
+        for key, (_, counter) in self._counters.items():
+            if isinstance(counter, LeasedWindow):
+                unused += [
+                    Unused(key=key, units=units, until_ms=until_ms)
+                    for until_ms, units in counter.returned.items()
+                ]
+                counter.returned = {}
+        return unused
 
     async def close(self, now_ms: int) -> None:
         """Give everything back."""
-        unused = {key: counter.surrender(now_ms) for key, (_, counter) in self._counters.items()}
-        back = {key: units for key, units in unused.items() if units > 0}
-        if back:
-            await self._rates.give_back(self._worker, back, now_ms)
+        unused = []
+        for key, (_, counter) in self._counters.items():
+            free = counter.surrender(now_ms)
+            if free:
+                unused.append(Unused(key=key, units=free))
+        unused += self._returned()
+        if unused:
+            await self._rates.give_back(self._worker, unused, now_ms)

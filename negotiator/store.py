@@ -32,6 +32,7 @@ __all__ = [
     "SharedStore",
     "Shortfall",
     "Store",
+    "Unused",
 ]
 
 DEFAULT_ACCOUNT = "default"
@@ -279,6 +280,15 @@ class Lease:
     until_ms: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unused:
+    """What was leased and not used. until_ms: of which lease, by its end; None = of the worker's oldest."""
+
+    key: str
+    units: int
+    until_ms: int | None = None
+
+
 class RateStore(Protocol):
     """Rate limits shared by all workers of one store."""
 
@@ -288,8 +298,10 @@ class RateStore(Protocol):
         """One lease per ask, in order. The sum granted to all workers never exceeds a limit."""
         ...
 
-    async def give_back(self, worker: str, unused: Mapping[str, int], now_ms: int) -> None:
-        """Return what was leased and not used; a worker that dies loses its leases at their end."""
+    async def give_back(self, worker: str, unused: Sequence[Unused], now_ms: int) -> None:
+        """Return what was leased and not used, to the lease it was part of: from another one it would free room that
+        calls still fill. A worker that dies loses its leases at their end.
+        """
         ...
 
     async def correct(self, key: str, remaining: int, now_ms: int) -> None:

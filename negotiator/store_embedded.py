@@ -20,7 +20,7 @@ from providers.clock import Clock
 
 from .errors import StoreError, StoreUnavailable
 from .order import Reservation, Settlement
-from .store import Account, Balance, Hold, Lease, LeaseAsk, Note, OrderRecord, Shortfall
+from .store import Account, Balance, Hold, Lease, LeaseAsk, Note, OrderRecord, Shortfall, Unused
 from .store_audit import Recount
 from .store_embedded_book import Book
 from .store_embedded_file import Durability, LedgerFile
@@ -212,7 +212,7 @@ class EmbeddedStore:
         """One lease per ask, in order."""
         return self._rates.lease(worker, asks, lease_ms, now_ms)
 
-    async def give_back(self, worker: str, unused: Mapping[str, int], now_ms: int) -> None:
+    async def give_back(self, worker: str, unused: Sequence[Unused], now_ms: int) -> None:
         """Return what was leased and not used."""
         self._rates.give_back(worker, unused, now_ms)
 

@@ -4,15 +4,17 @@ Each limit is a sliding window cut into buckets. A grant sits in the bucket in w
 that bucket is a whole ``per_ms`` old, so that the calls made under all leases in any ``per_ms`` never exceed the
 limit. (GCRA with the burst sellers allow would let nearly twice the limit through in some window; without the burst
 it refuses bursts that sellers take.) The price is at most one bucket and one lease of idle capacity.
+
+What comes back is taken from the grant it was part of, so that each counts for at least what is used of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from .store import Lease, LeaseAsk
+from .store import Lease, LeaseAsk, Unused
 
 __all__ = ["BUCKETS", "VENDOR", "MemoryRates"]
 
@@ -56,13 +58,14 @@ class _Window:
             grants[worker] = grants.get(worker, 0) + granted
         return granted
 
-    def give_back(self, worker: str, unused: int) -> None:
-        for number in sorted(self.buckets, reverse=True):
-            grants = self.buckets[number]
-            back = min(unused, grants.get(worker, 0))
+    def give_back(self, worker: str, unused: Unused) -> None:
+        left, until_ms = unused.units, unused.until_ms
+        for number in sorted(self.buckets) if until_ms is None else (until_ms // self.width_ms,):
+            grants = self.buckets.get(number, {})
+            back = min(left, grants.get(worker, 0))
             if back:
                 grants[worker] -= back
-                unused -= back
+                left -= back
 
     def correct(self, remaining: int, now_ms: int) -> None:
         self.drop(VENDOR)
@@ -89,12 +92,12 @@ class MemoryRates:
         window.expire(now_ms)
         return Lease(key=ask.key, granted=window.grant(worker, ask.want, until_ms), until_ms=until_ms)
 
-    def give_back(self, worker: str, unused: Mapping[str, int], now_ms: int) -> None:
-        """Return what was leased and not used."""
-        for key, count in unused.items():
-            if key in self._windows:
-                self._windows[key].expire(now_ms)
-                self._windows[key].give_back(worker, count)
+    def give_back(self, worker: str, unused: Sequence[Unused], now_ms: int) -> None:
+        """Return what was leased and not used, to the lease it was part of."""
+        for each in unused:
+            if each.key in self._windows:
+                self._windows[each.key].expire(now_ms)
+                self._windows[each.key].give_back(worker, each)
 
     def correct(self, key: str, remaining: int, now_ms: int) -> None:
         """Grant no more than ``remaining`` until what the vendor counted is out of its window."""

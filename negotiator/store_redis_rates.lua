@@ -62,16 +62,17 @@ function verbs.lease()
   return granted
 end
 
--- KEYS: windows. ARGV: 5.. how many each gets back
+-- KEYS: windows. ARGV: 5.. of each how many, and the end of the lease they were part of (-1: the oldest of the worker)
 function verbs.give_back()
   for i, key in ipairs(KEYS) do
-    local unused = tonumber(ARGV[4 + i])
+    local unused, till = tonumber(ARGV[3 + 2 * i]), tonumber(ARGV[4 + 2 * i])
     local per = tonumber(redis.call('HGET', key, 'per') or '')
     if per then
       local list = grants(key, per)
-      table.sort(list, function(a, b) return a[1] > b[1] end)
+      table.sort(list, function(a, b) return a[1] < b[1] end)
       for _, grant in ipairs(list) do
-        if grant[2] == worker and unused > 0 then
+        local of_lease = till < 0 or grant[1] == math.floor(till / width(per))
+        if grant[2] == worker and of_lease and unused > 0 then
           local back = math.min(unused, grant[3])
           redis.call('HINCRBY', key, grant[4], -back)
           unused = unused - back

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .store import Lease, LeaseAsk
+from .store import Lease, LeaseAsk, Unused
 from .store_redis_keys import PREFIX
 from .store_redis_link import Link, Script
 
@@ -50,21 +50,19 @@ class RedisRates:
             for ask, count in zip(asks, granted, strict=True)
         ]
 
-    async def give_back(self, worker: str, unused: Mapping[str, int], now_ms: int) -> None:
-        """Return what was leased and not used."""
-        windows, counts = [_window(key) for key in unused], list(unused.values())
-        await asyncio.gather(
-            *(
-                self._run(
-                    "give_back",
-                    [windows[number] for number in numbers],
-                    worker,
-                    now_ms,
-                    [counts[number] for number in numbers],
-                )
-                for numbers in _groups(windows)
+    async def give_back(self, worker: str, unused: Sequence[Unused], now_ms: int) -> None:
+        """Return what was leased and not used, to the lease it was part of."""
+        windows = [_window(each.key) for each in unused]
+        answers = []
+        for numbers in _groups(windows):
+            args: list[int] = []
+            for number in numbers:
+                until_ms = unused[number].until_ms
+                args += [unused[number].units, -1 if until_ms is None else until_ms]
+            answers.append(
+                self._run("give_back", [windows[number] for number in numbers], worker, now_ms, args)
             )
-        )
+        await asyncio.gather(*answers)
 
     async def correct(self, key: str, remaining: int, now_ms: int) -> None:
         """The vendor's word on what is left."""

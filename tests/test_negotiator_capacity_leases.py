@@ -15,7 +15,7 @@ from negotiator.capacity_leases import LEASE_MS
 from negotiator.errors import StoreUnavailable
 from negotiator.events import Event, discard
 from negotiator.limits import Full, Load
-from negotiator.store import Lease, LeaseAsk, RateStore
+from negotiator.store import Lease, LeaseAsk, RateStore, Unused
 from negotiator.store_embedded import EmbeddedStore
 from providers.clock import LoopClock, run_virtual
 from providers.dialect import Window as Report
@@ -49,7 +49,7 @@ class Counted:
             raise StoreUnavailable("gone")
         return await self._store.lease(worker, asks, lease_ms, now_ms)
 
-    async def give_back(self, worker: str, unused: Mapping[str, int], now_ms: int) -> None:
+    async def give_back(self, worker: str, unused: Sequence[Unused], now_ms: int) -> None:
         await self._store.give_back(worker, unused, now_ms)
 
     async def correct(self, key: str, remaining: int, now_ms: int) -> None:
@@ -132,6 +132,51 @@ def test_workers_together_never_exceed_a_limit_and_use_most_of_it(seed: int) -> 
         used = sum(load.input_tokens for _, load in fleet.taken)
         assert used >= 0.8 * 6 * 1_800
         assert fleet.refused > 500
+
+    run_virtual(scene())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_window_of_a_second_is_used_too(seed: int) -> None:
+    """Two workers at twice a limit per second, calls that end shorter than they said: most of it is used, never more."""
+
+    async def scene() -> None:
+        rng, period_ms = random.Random(seed), 1_000
+        limits = {"a": [RateLimit(RateKind.OUTPUT_TOKENS, 2_000, period_ms)]}
+        fleet = Fleet(2, limits)
+        used: list[tuple[int, int]] = []
+
+        async def call(worker: int) -> None:
+            slot = fleet.workers[worker].take("a", "m", Load(1, 20))
+            if isinstance(slot, Full):
+                return
+            at_ms, tokens = fleet.clock.now_ms(), rng.choice([4, 20])
+            await asyncio.sleep(rng.uniform(0.01, 0.3))
+            used.append((at_ms, tokens))
+            slot.settle(Usage(1, tokens))
+
+        async def buyers() -> None:
+            calls = []
+            while fleet.clock.now_ms() - start_ms < 20_000:
+                worker = rng.randrange(2)
+                if fleet.workers[worker].lacks("a", "m", Load(1, 20)):
+                    fleet.workers[worker].retry_after_ms("a", "m", Load(1, 20))  # asks for more
+                calls.append(asyncio.ensure_future(call(worker)))
+                await asyncio.sleep(rng.expovariate(340))
+            await asyncio.gather(*calls)
+
+        start_ms = fleet.clock.now_ms()
+        await kept(fleet, buyers())
+        used.sort()
+        most, first, total = 0, 0, 0
+        for at_ms, tokens in used:
+            total += tokens
+            while used[first][0] <= at_ms - period_ms:
+                total -= used[first][1]
+                first += 1
+            most = max(most, total)
+        assert most <= 2_000
+        assert sum(tokens for _, tokens in used) / 20 >= 0.7 * 2_000
 
     run_virtual(scene())
 

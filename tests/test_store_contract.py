@@ -25,6 +25,7 @@ from negotiator.store import (
     Period,
     Shortfall,
     Store,
+    Unused,
 )
 from negotiator.store_open import open_store
 from providers.clock import LoopClock
@@ -514,9 +515,10 @@ async def test_workers_share_a_limit_and_it_comes_back_a_window_later(store: Sto
 async def test_what_was_not_used_goes_to_others_at_once(store: Store) -> None:
     """A worker gives back 30 of its 60; it cannot give back more than it had."""
     await granted(store, "w1", ask(100, 60), T0)
-    await store.give_back("w1", {"acme:requests": 30}, T0)
+    await store.give_back("w1", [Unused(key="acme:requests", units=30, until_ms=T0 + 1_000)], T0)
     assert await granted(store, "w2", ask(100, 100), T0) == 70
-    await store.give_back("w1", {"acme:requests": 1_000, "unknown:requests": 5}, T0)
+    more = [Unused(key="acme:requests", units=1_000), Unused(key="unknown:requests", units=5)]
+    await store.give_back("w1", more, T0)
     assert await granted(store, "w2", ask(100, 100), T0) == 30
 
 
@@ -537,7 +539,7 @@ async def test_concurrency_is_renewed_and_a_dead_worker_loses_its_slots(store: S
     assert await granted(store, "w1", slots, T0) == 3
     assert await granted(store, "w2", slots, T0) == 1
     assert await granted(store, "w1", slots, T0 + 900) == 3, "renewed, not added"
-    await store.give_back("w1", {"acme:concurrency": 1}, T0 + 950)
+    await store.give_back("w1", [Unused(key="acme:concurrency", units=1)], T0 + 950)
     assert await granted(store, "w2", slots, T0 + 950) == 2
     assert await granted(store, "w2", ask(4, 4, 0, "acme:concurrency"), T0 + 2_000) == 4, "w1 is gone"
 
@@ -553,6 +555,30 @@ async def test_no_window_ever_sees_more_than_its_limit(store: Store) -> None:
     assert len(calls) > 100
     busiest = max(sum(start <= call < start + 1_000 for call in calls) for start in calls)
     assert busiest <= 20
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_no_window_sees_more_when_calls_give_back_what_they_did_not_use(
+    store: Store, seed: int
+) -> None:
+    """Calls of up to 50 units give most of them back until a window later: what stays never exceeds the limit."""
+    draw, now_ms, wish = random.Random(seed), T0, ask(100, 1_000, 1_000)
+    used: list[tuple[int, int]] = []
+    refunds: list[tuple[int, Unused]] = []
+    for _ in range(300):
+        now_ms += draw.randrange(0, 60)
+        for due in [refund for refund in refunds if refund[0] <= now_ms]:
+            refunds.remove(due)
+            await store.give_back("w", [due[1]], now_ms)
+        units = await granted(store, "w", replace(wish, want=draw.choice([5, 20, 50])), now_ms, 10)
+        unused = draw.choice([0, units * 9 // 10])
+        used.append((now_ms + 9, units - unused))
+        if unused:
+            until_ms = draw.choice([now_ms + 10, None])
+            back = Unused(key="acme:requests", units=unused, until_ms=until_ms)
+            refunds.append((now_ms + draw.randrange(10, 900), back))
+    totals = [sum(units for at_ms, units in used if start <= at_ms < start + 1_000) for start, _ in used]
+    assert 80 < max(totals) <= 100
 
 
 async def test_asks_of_several_sellers_are_answered_in_order(store: Store) -> None:

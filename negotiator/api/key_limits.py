@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from providers.clock import Clock
 
 from ..errors import StoreUnavailable
-from ..store import LeaseAsk, RateStore
+from ..store import LeaseAsk, RateStore, Unused
 from .faults import ApiFault
 from .keyring import AccessKey
 
@@ -134,7 +134,7 @@ class SharedKeyLimits:
 
     async def _give_back(self, slots: str) -> None:
         with suppress(StoreUnavailable):  # then it comes back when the lease ends
-            await self._rates.give_back(self._worker, {slots: 1}, self._clock.now_ms())
+            await self._rates.give_back(self._worker, [Unused(key=slots, units=1)], self._clock.now_ms())
 
 
 def _slots(key: AccessKey) -> str:
