@@ -6,14 +6,15 @@ What comes out does not depend on who made which shard, nor on how many make the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from .errors import InputInvalid
 from .plan_asked import read_asked
 from .plan_book import PlanBook
 from .plan_lines import LineFault, RequestFile, repeated
@@ -23,7 +24,17 @@ from .plan_reading import Progress, ReadBatch
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ["Makers", "PricedShard", "Shard", "makers_of", "price_file", "price_shard", "shards_of"]
+__all__ = [
+    "Engines",
+    "Makers",
+    "PricedShard",
+    "Shard",
+    "on_this_machine",
+    "price_file",
+    "price_shard",
+    "price_told",
+    "shards_of",
+]
 
 SHARD_BYTES: Final = 8 * 2**20
 LARGE_BYTES: Final = 4 * SHARD_BYTES
@@ -65,13 +76,17 @@ class PricedShard:
 
 
 class Makers(Protocol):
-    """Whoever prices shards."""
+    """Whoever prices shards. count: how many at a time."""
 
     count: int
 
-    def submit(self, shard: Any, budgets: dict[str, int | None]) -> Future[PricedShard]:
+    def submit(self, shard: Any, budgets: dict[str, int | None]) -> Future[PricedShard | InputInvalid]:
         """Price a shard, given default budgets by account."""
         ...
+
+
+Engines = Callable[[Pricing, int], AbstractContextManager[Makers]]
+"""Opens makers for a pricing and a file of so many bytes."""
 
 
 def shards_of(file: RequestFile) -> list[Shard]:
@@ -101,6 +116,14 @@ def price_shard(pricing: Pricing, shard: Shard, budgets: dict[str, int | None]) 
     return replace(made, lines=lines, book=maker.book(), accounts=tuple(maker.accounts))
 
 
+def price_told(pricing: Pricing, shard: Shard, budgets: dict[str, int | None]) -> PricedShard | InputInvalid:
+    """The same; a user's mistake is told, not raised, so that it crosses processes as it is."""
+    try:
+        return price_shard(pricing, shard, budgets)
+    except InputInvalid as error:
+        return error
+
+
 class _Here:
     """Prices in this process, at once."""
 
@@ -109,9 +132,9 @@ class _Here:
     def __init__(self, pricing: Pricing) -> None:
         self._pricing = pricing
 
-    def submit(self, shard: Any, budgets: dict[str, int | None]) -> Future[PricedShard]:
-        done: Future[PricedShard] = Future()
-        done.set_result(price_shard(self._pricing, shard, budgets))
+    def submit(self, shard: Any, budgets: dict[str, int | None]) -> Future[PricedShard | InputInvalid]:
+        done: Future[PricedShard | InputInvalid] = Future()
+        done.set_result(price_told(self._pricing, shard, budgets))
         return done
 
 
@@ -121,7 +144,7 @@ class _Processes:
     def __init__(self, pool: ProcessPoolExecutor, count: int) -> None:
         self._pool, self.count = pool, count
 
-    def submit(self, shard: Any, budgets: dict[str, int | None]) -> Future[PricedShard]:
+    def submit(self, shard: Any, budgets: dict[str, int | None]) -> Future[PricedShard | InputInvalid]:
         return self._pool.submit(_price_sent, shard, budgets)
 
 
@@ -133,13 +156,16 @@ def _take(pricing: Pricing) -> None:
     _sent.append(pricing)
 
 
-def _price_sent(shard: Shard, budgets: dict[str, int | None]) -> PricedShard:
-    return price_shard(_sent[0], shard, budgets)
+def _price_sent(shard: Shard, budgets: dict[str, int | None]) -> PricedShard | InputInvalid:
+    return price_told(_sent[0], shard, budgets)
 
 
 @contextmanager
-def makers_of(pricing: Pricing, size: int, processes: int) -> Iterator[Makers]:
-    """Whoever prices a file of so many bytes: this process, or others where it is large."""
+def on_this_machine(pricing: Pricing, size: int, processes: int = 1) -> Iterator[Makers]:
+    """This process prices a file of so many bytes, or ``processes`` others where it is large.
+
+    Others import the main module again, so it must be importable without doing its work.
+    """
     processes = min(processes, MOST_PROCESSES)
     if size < LARGE_BYTES or processes < 2:
         yield _Here(pricing)
@@ -165,7 +191,7 @@ async def price_file(
     budgets: dict[str, int | None] = {}
     seen: dict[str, int] = {}
     before = 0
-    waiting: deque[tuple[Shard, Future[PricedShard]]] = deque()
+    waiting: deque[tuple[Shard, Future[PricedShard | InputInvalid]]] = deque()
     todo = iter(shards_of(file))
     while True:
         for shard in islice(todo, max(0, WAITING * makers.count - len(waiting))):
@@ -174,6 +200,8 @@ async def price_file(
             return batch, maker
         shard, future = waiting.popleft()
         made = future.result()
+        if isinstance(made, InputInvalid):
+            raise made
         if made.book is None:
             for account in made.missing - budgets.keys():
                 budgets[account] = await engine.rooms.ledger.default_budget_nusd(account)

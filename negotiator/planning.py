@@ -31,7 +31,7 @@ from .plan_lines import RequestFile, read_lines
 from .plan_offers import TimeSlot
 from .plan_pricing import BookMaker, Pricing
 from .plan_reading import Progress, ReadBatch, read_orders
-from .plan_shards import makers_of, price_file
+from .plan_shards import Engines, on_this_machine, price_file
 from .plan_slots import sold_over
 from .plan_tokens import fit_guess, used_vocabularies
 from .wire import PlanOptions
@@ -88,7 +88,9 @@ class PlannedBatch:
     @property
     def next_start_ms(self) -> int | None:
         """When the second of the slots that are used begins, None = every served request starts at once."""
-        return min((slot["start_ms"] for slot in self._slots() if slot["start_ms"] and slot["served"]), default=None)
+        return min(
+            (slot["start_ms"] for slot in self._slots() if slot["start_ms"] and slot["served"]), default=None
+        )
 
     def slot(self, row: int) -> TimeSlot:
         """When a served request starts."""
@@ -199,13 +201,13 @@ async def plan_requests(
     *,
     account: str = DEFAULT_ACCOUNT,
     apart: Executor | None = None,
-    processes: int = 1,
+    engines: Engines = on_this_machine,
 ) -> PlannedBatch:
     """The plan of lines in OpenAI's batch format (dicts, text, or what :mod:`plan_lines` read).
 
     account: of lines that name none. apart: where to solve, None = here and now. A
-    :class:`~negotiator.plan_lines.RequestFile` is streamed: of its lines only numbers are kept. processes: that price
-    a large file; with more than one the main module is imported again in each, so it must be importable.
+    :class:`~negotiator.plan_lines.RequestFile` is streamed: of its lines only numbers are kept. engines: who reads
+    and prices them; the plan does not depend on it.
     """
     if not isinstance(lines, RequestFile):
         read = lines if isinstance(lines, Iterator) else read_lines(lines)
@@ -213,7 +215,7 @@ async def plan_requests(
         return await plan_batch(engine, batch, options, progress, apart=apart)
     sample = read_asked(lines.sample(SAMPLE), Intake(engine.config.profiles, account))
     pricing = _pricing(engine, options, account, sample, lines.lines_about(SAMPLE))
-    with makers_of(pricing, lines.size, processes) as makers:
+    with engines(pricing, lines.size) as makers:
         batch, maker = await price_file(engine, lines, pricing, makers, progress)
     return await _planned(engine, batch, maker, pricing, options, progress, apart)
 

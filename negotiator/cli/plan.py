@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from rich.console import Console
 from negotiator.engine import Engine
 from negotiator.errors import InputInvalid
 from negotiator.plan_parquet import is_parquet, requests_in, write_plan
+from negotiator.plan_ray import on_ray
+from negotiator.plan_shards import on_this_machine
 from negotiator.planning import PlannedBatch, plan_requests
 from negotiator.wire import PlanOptions, options_from
 
@@ -65,10 +68,18 @@ OPTION_NAMES = tuple(PlanOptions.model_fields)
     type=click.Path(path_type=Path),
     help="Write the plan's lines here: JSONL, or Parquet by its name.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    help="Who reads and prices a large file: this machine's processors, or a Ray cluster (RAY_ADDRESS).",
+)
 @config_option
 @json_option
 @plan_options
-def command(file: Path, out: Path | None, config_path: Path | None, as_json: bool, **options: Any) -> None:
+def command(
+    file: Path, out: Path | None, engine: str, config_path: Path | None, as_json: bool, **options: Any
+) -> None:
     """Plan FILE (.jsonl or .parquet): which seller, model and tier each request goes to, at the least cost within every limit.
 
     Lines are in OpenAI's batch format plus "terms". Nothing is spent. Exit 1 when lines were broken.
@@ -76,6 +87,7 @@ def command(file: Path, out: Path | None, config_path: Path | None, as_json: boo
     Example: negotiator plan examples/workload.jsonl --out plan.jsonl
     """
     given = options_from({name: value for name, value in options.items() if value is not None})
+    engines = on_ray if engine == "ray" else partial(on_this_machine, processes=os.cpu_count() or 1)
     with progress_bar() as bar:
         task = bar.add_task("planning", total=None, facts="")
 
@@ -85,9 +97,7 @@ def command(file: Path, out: Path | None, config_path: Path | None, as_json: boo
             bar.update(task, description=stage, completed=done, facts=facts)
 
         async def work(market: Engine) -> PlannedBatch:
-            return await plan_requests(
-                market, requests_in(file), given, progress, processes=os.cpu_count() or 1
-            )
+            return await plan_requests(market, requests_in(file), given, progress, engines=engines)
 
         planned = with_market(config_path, work, quiet=as_json)
     if out is not None:
