@@ -162,6 +162,7 @@ class _Running:
                     await _stopped(run, task, grace_s)
                     break
                 await asyncio.wait({task}, timeout=TICK_S)
+                self._note_plan(run)
                 self._show(tally, durable=False)
             if task.cancelled():
                 await run.run(lines)  # it begins nothing more: this reads the lines that want an end

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from aiohttp import BodyPartReader, MultipartReader
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import ValidationError
 
 from ..batch_files import FILE_KEPT_S, StorageFull, StoredFile, StoredFiles, Upload
@@ -45,6 +46,8 @@ async def take_file(call: Call, files: StoredFiles, account: str) -> StoredFile:
             )
     except StorageFull as full:
         raise ApiFault(413, "STORAGE_FULL", str(full), param=_FILE) from None
+    except (AssertionError, ValueError, HttpProcessingError) as error:  # as aiohttp says that it is no form
+        raise ApiFault.invalid(f"body: expected a multipart form, found none: {str(error)[:200]}") from None
     except TimeoutError:
         raise ApiFault(
             408, "BODY_TOO_SLOW", f"expected the next part of the file within {SILENT_S:g} s"
@@ -70,23 +73,18 @@ async def _read(call: Call, fields: dict[str, str], upload: Upload) -> str | Non
 
 
 async def _parts(call: Call) -> AsyncIterator[BodyPartReader]:
-    try:
-        reader = await call.request.multipart()
-        for _ in range(MAX_PARTS):
-            async with asyncio.timeout(SILENT_S):
-                part = await reader.next()
-            if part is None:
-                return
-            if isinstance(part, MultipartReader):
-                raise ApiFault.invalid("body: expected a plain form, found a form in a form")
-            encoding = part.headers.get("Content-Transfer-Encoding", "").lower()
-            if encoding not in _PLAIN or part.headers.get("Content-Encoding"):
-                raise ApiFault.invalid(
-                    f"body: expected parts as they are, found one that is encoded: {encoding!r}"
-                )
-            yield part
-    except (AssertionError, ValueError) as error:
-        raise ApiFault.invalid(f"body: expected a multipart form, found none: {str(error)[:200]}") from None
+    reader = await call.request.multipart()
+    for _ in range(MAX_PARTS):
+        async with asyncio.timeout(SILENT_S):
+            part = await reader.next()
+        if part is None:
+            return
+        if isinstance(part, MultipartReader):
+            raise ApiFault.invalid("body: expected a plain form, found a form in a form")
+        encoding = part.headers.get("Content-Transfer-Encoding", "").lower()
+        if encoding not in _PLAIN or part.headers.get("Content-Encoding"):
+            raise ApiFault.invalid(f"body: expected parts as they are, found an encoding: {encoding!r}")
+        yield part
     raise ApiFault.invalid(f"body: expected at most {MAX_PARTS - 1} parts, found more")
 
 
