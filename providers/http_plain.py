@@ -3,6 +3,7 @@
 Does what :class:`providers.http_client.HttpClient` does and no more: POST with a JSON body, connections kept and used
 again, an answer by length, in chunks or to the connection's end (RFC 9112). An answer that is framed in any other
 or in two ways at once is refused and its connection dropped. Only hosts of the configuration are called.
+Works on asyncio's own event loop and on uvloop's.
 """
 
 from __future__ import annotations

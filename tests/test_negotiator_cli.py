@@ -53,6 +53,34 @@ def test_a_refused_quote_exits_1_and_says_what_would_be_served() -> None:
     assert "would be served with" in shown.stdout
 
 
+def test_a_long_prompt_that_came_before_is_quoted_with_its_cache_discount(tmp_path: Path) -> None:
+    """Quoted, bought, quoted again: the seller it was bought of itemises what its warm cache saves; real sellers are not bought of."""
+    text = " ".join(f"Rule {n}: never promise delivery before day {n}." for n in range(400))
+    ask = ("quote", text, "--budget-usd", "0.5", "--json")
+    first, second = (json.loads(negotiator(*ask, *more).stdout) for more in ((), ("--twice",)))
+    kinds = [
+        {saved["kind"] for quote in book["quotes"] for saved in quote["discounts"]}
+        for book in (first, second)
+    ]
+    assert "cache_hit" not in kinds[0]
+    (warm,) = (
+        quote for quote in second["quotes"] if any(d["kind"] == "cache_hit" for d in quote["discounts"])
+    )
+    (saved,) = (d for d in warm["discounts"] if d["kind"] == "cache_hit")
+    cold = next(q for q in first["quotes"] if (q["model"], q["tier"]) == (warm["model"], warm["tier"]))
+    assert 0 < float(warm["expected_usd"]) < float(cold["expected_usd"])
+    assert float(saved["saves_usd"]) > 0
+    assert "was sent" in saved["basis"]
+    lines = {line["kind"]: line["tokens"] for line in warm["lines"]}
+    assert lines["cache_read"] > 1_000
+    config = tmp_path / "real.toml"
+    config.write_text(
+        '[[providers]]\nkind = "openai"\napi_key_env = "KEY"\nmodels = [{ name = "gpt-6-luna" }]\n'
+    )
+    real = negotiator("quote", "Hi", "--twice", "--config", str(config))
+    assert (real.returncode, "found real ones" in real.stderr) == (2, True)
+
+
 MISTAKES: list[tuple[list[str], int, str]] = [
     (["plan", "missing.jsonl"], 1, "missing.jsonl: expected a readable file"),
     (["plan", "empty.jsonl"], 1, "empty.jsonl: expected at least one request"),

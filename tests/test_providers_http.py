@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from vendor_playback import Playback, collect, seller_at, ticket_for
 
 from providers.errors import (
     MalformedAnswer,
@@ -327,6 +328,23 @@ async def test_certificates_are_checked(self_signed: ssl.SSLContext) -> None:
         with pytest.raises(ProviderUnavailable, match="certificate"):
             await fetch(client)
         await client.aclose()
+
+
+def test_it_works_on_uvloop() -> None:
+    """Buffered, at once and streamed: the lean client needs nothing that only asyncio's own loop has."""
+    uvloop = pytest.importorskip("uvloop", reason="uvloop is not installed")
+
+    async def play() -> None:
+        good = {"json": {"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}]}}
+        playback = Playback([good])
+        async with playback.at() as url:
+            seller = seller_at(url)
+            answers = await asyncio.gather(*(collect(seller, ticket_for(seller)) for _ in range(20)))
+            assert [message["content"] for message, _ in answers] == ["hi"] * 20
+            assert len(playback.peers) <= 20
+            await seller.aclose()
+
+    uvloop.run(play())
 
 
 @given(

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from negotiator.engine import Engine
 from negotiator.order import Book, Candidate, Miss
-from negotiator.wire import terms_from
+from negotiator.wire import Terms, terms_from
 from negotiator.wire_out import book_out
 
 from .market import config_option, json_option, with_market
@@ -35,7 +35,9 @@ __all__ = ["command"]
 @click.option("--policy", help="cheapest, best_quality, fastest, balanced or two_tier.")
 @click.option("--task", help="What kind of task it is: a hint for the quality estimate.")
 @click.option(
-    "--twice", is_flag=True, help="Buy it once (simulated sellers) and quote again: shows warm caches."
+    "--twice",
+    is_flag=True,
+    help="Buy it (of simulated sellers only), then quote again: shows the warm cache.",
 )
 @config_option
 @json_option
@@ -53,7 +55,9 @@ def command(
 
     async def work(market: Engine) -> Book:
         if twice:
-            await market.complete(text, terms=given, **body)
+            if not market.rooms.simulated:
+                raise click.UsageError("--twice buys TEXT first: expected simulated sellers, found real ones")
+            await _warm(market, text, given, body)
         return await market.quote(text, terms=given, **body)
 
     book = with_market(config_path, work, quiet=as_json)
@@ -63,6 +67,12 @@ def command(
         _show(console(), book)
     if book.reject is not None:
         raise click.exceptions.Exit(1)
+
+
+async def _warm(market: Engine, text: str, terms: Terms, body: dict[str, Any]) -> None:
+    """Buy it of one seller until its cache has it: some store a prompt only once it has come before."""
+    done = await market.complete(text, terms=terms, **body)
+    await market.complete(text, terms=terms, **{**body, "model": f"{done.provider}/{done.model}"})
 
 
 def _show(out: Console, book: Book) -> None:
