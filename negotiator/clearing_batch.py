@@ -132,8 +132,8 @@ def clear_batch(
         served=int(np.count_nonzero(plan.choice >= 0)),
         served_bound=_served_bound(book, plan),
         cost_nusd=plan.cost,
-        cost_bound_nusd=int(np.ceil(plan.cost_bound - 1e-6)),
-        gap=plan.gap,
+        cost_bound_nusd=int(np.ceil(plan.termination.bound - 1e-6)),  # search may prove more than prices do
+        gap=plan.termination.gap,
         termination=str(plan.termination.reason),
         prices=plan.prices,
         seconds=plan.termination.seconds,

@@ -439,6 +439,14 @@ def test_each_kind_of_limit_holds_over_the_horizon(
         assert reject.facts["limit"] == "a:x"
 
 
+def test_what_search_proves_beyond_prices_is_the_plans_bound() -> None:
+    """Three calls of 2 tokens and room for 3 of the cheap: prices allow half a call more than there are."""
+    limit = row("a:input", RateKind.INPUT_TOKENS, 3)
+    plan = clear_batch(book(3, [10, 100], rows=[limit], input_tokens=np.full(3, 2)), gap=0)
+    assert (plan.served, plan.cost_nusd, plan.cost_bound_nusd) == (3, 210, 210)
+    assert (plan.gap, plan.termination) == (0.0, "OPTIMAL")
+
+
 def test_accounts_of_a_tree_draw_on_every_ancestor() -> None:
     """Team of 50 above two runs of 40 and no limit: five calls of 10 in all, at most four of them by the first run."""
     runs = np.array([0] * 6 + [1] * 6 + [-1] * 2, dtype=np.int32)
