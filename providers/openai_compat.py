@@ -197,6 +197,8 @@ class ChatReader:
         if choice is None:
             return None
         delta = choice.get("delta") or _NO_DELTA
+        if type(delta) is not dict and delta is not _NO_DELTA:
+            raise MalformedAnswer(f"expected a delta that is an object, found {type(delta).__name__}")
         reason = choice.get("finish_reason")
         if "tool_calls" in delta:
             self._tools = True
