@@ -25,6 +25,7 @@ from .batch_share import Room, Share
 from .batch_slots import SlotClock
 from .batch_tries import Tries
 from .batch_vendor import VendorBatches
+from .engine_book import Job, judged
 from .engine_grant import Grant
 from .errors import InputInvalid, Reject, RejectCode, Rejected, StoreUnavailable
 from .events import Event
@@ -250,9 +251,11 @@ class BatchRun:
         """Whether a line's own terms could be met, and only the time that is left is too short for it."""
         if part.until_ms is None or reject.code not in _TOO_LATE:
             return False
-        left_ms = part.until_ms - self._engine.rooms.clock.now_ms()
-        own_ms = (await part.order(self._engine, row, planned=False)).deadline_ms
-        return own_ms is None or own_ms > left_ms
+        rooms = self._engine.rooms
+        order = await part.order(self._engine, row, planned=False)
+        if order.deadline_ms is not None and order.deadline_ms <= part.until_ms - rooms.clock.now_ms():
+            return False
+        return await judged(rooms, Job(order, rooms.clock.now_ms())) is None
 
     def _tell(self, plan: PlannedBatch) -> None:
         """Emit ``batch.replanned`` where lines of the last plan are planned again, with what is different now."""
