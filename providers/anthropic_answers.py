@@ -27,6 +27,7 @@ from .openai_faults import leaf_for, safe_detail
 from .openai_usage import count_of
 from .sse import Event
 from .terms import Delta, Usage
+from .vendor_json import error_body, object_of
 
 __all__ = ["MessageReader", "delta_of_message", "fault_of", "usage_of"]
 
@@ -95,7 +96,7 @@ def usage_of(report: object) -> Usage | None:
 
 def delta_of_message(data: bytes) -> Delta:
     """The one delta of a buffered message; raises MalformedAnswer where it is none."""
-    body = _object_of(data)
+    body = object_of(data)
     if body.get("type") == "error":
         raise _fault_in(body)
     blocks = body.get("content")
@@ -131,7 +132,7 @@ class MessageReader:
 
     def event(self, event: Event) -> Delta | None:
         """The delta an event carries; raises the failure an error event stands for."""
-        body = _object_of(event.data)
+        body = object_of(event.data)
         kind = body.get("type")
         if kind == "content_block_delta":
             piece = self._piece(body.get("index", 0), body.get("delta") or {})
@@ -220,24 +221,9 @@ def _given(report: object) -> dict[str, Any]:
     return {name: value for name, value in report.items() if value is not None}
 
 
-def _object_of(data: bytes) -> dict[str, Any]:
-    try:
-        body = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise MalformedAnswer(f"expected JSON, found {data[:60]!r}") from error
-    if not isinstance(body, dict):
-        raise MalformedAnswer(f"expected a JSON object, found {type(body).__name__}")
-    return body
-
-
 def fault_of(status: int, headers: Mapping[str, str], data: bytes) -> ProviderError:
     """The failure that an HTTP error answer stands for."""
-    if 300 <= status < 400:
-        return MalformedAnswer("answered with a redirect, which is never followed", status=status)
-    try:
-        body = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        body = {}
+    body = error_body(status, data)
     fault = _fault_in(body if isinstance(body, Mapping) else {}, status)
     fault.retry_after_ms = retry_after_ms(headers)
     return fault

@@ -12,7 +12,7 @@ import orjson
 
 from .batch import BatchLine, BatchResult, BatchStatus
 from .dialect import Call, Dialect, Want
-from .errors import MalformedAnswer, ProviderError, ProviderTimeout, ProviderUnavailable, RequestRefused
+from .errors import ProviderError, ProviderTimeout, ProviderUnavailable, RequestRefused
 from .terms import Delta
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "call_of",
     "dropped",
     "instant_ms",
-    "object_of",
     "read_answer",
     "upload",
 ]
@@ -141,23 +140,12 @@ def upload(path: str, name: str, lines: Sequence[bytes]) -> Request:
     return Request("POST", path, body, {"content-type": f"multipart/form-data; boundary={boundary}"})
 
 
-def object_of(data: bytes) -> dict[str, Any]:
-    """A JSON object; raises MalformedAnswer for anything else."""
-    try:
-        body = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise MalformedAnswer(f"expected JSON, found {data[:60]!r}") from error
-    if not isinstance(body, dict):
-        raise MalformedAnswer(f"expected a JSON object, found {type(body).__name__}")
-    return body
-
-
 def read_answer(chat: Dialect, line_id: str, status: int, body: object) -> BatchResult:
     """The result of a line that was answered with an HTTP status and a body."""
     data = orjson.dumps(body)
-    if not 200 <= status < 300:
-        return BatchResult(line_id=line_id, error=chat.fault(status, {}, data))
     try:
+        if not 200 <= status < 300:
+            raise chat.fault(status, {}, data)
         delta: Delta = chat.answer(data)
     except ProviderError as error:
         return BatchResult(line_id=line_id, error=error)

@@ -8,7 +8,7 @@ from typing import Any, Final
 import aiohttp
 
 from .batch import BatchHandle, BatchLine, BatchResult, BatchStatus, SubmitInDoubt
-from .batch_dialect import BatchDialect, Request, object_of
+from .batch_dialect import BatchDialect, Request
 from .calls import SHAPES
 from .errors import (
     AuthFailed,
@@ -21,6 +21,7 @@ from .errors import (
 from .http_client import HttpClient
 from .http_reply import Reply
 from .keys import Key, KeyRing
+from .vendor_json import object_of
 
 __all__ = ["MAX_RESULT_BYTES", "HttpBatches"]
 

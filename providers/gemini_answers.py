@@ -26,6 +26,7 @@ from .openai_faults import leaf_for, safe_detail
 from .openai_usage import count_of
 from .sse import Event
 from .terms import Delta, Usage
+from .vendor_json import error_body, object_of
 
 __all__ = ["ContentReader", "delta_of_answer", "fault_of", "usage_of"]
 
@@ -76,7 +77,7 @@ def usage_of(report: object) -> Usage | None:
 
 def delta_of_answer(data: bytes) -> Delta:
     """The one delta of a buffered answer; raises ContentRefused for a blocked prompt, MalformedAnswer for no answer."""
-    body = _object_of(data)
+    body = object_of(data)
     if "embeddings" in body:
         return _embeddings(body)
     reader = ContentReader()
@@ -109,7 +110,7 @@ class ContentReader:
 
     def event(self, event: Event) -> Delta | None:
         """The delta a chunk carries."""
-        delta = self.chunk(_object_of(event.data))
+        delta = self.chunk(object_of(event.data))
         return Delta(delta=delta) if delta else None
 
     def chunk(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,24 +177,9 @@ class ContentReader:
         return call
 
 
-def _object_of(data: bytes) -> dict[str, Any]:
-    try:
-        body = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise MalformedAnswer(f"expected JSON, found {data[:60]!r}") from error
-    if not isinstance(body, dict):
-        raise MalformedAnswer(f"expected a JSON object, found {type(body).__name__}")
-    return body
-
-
 def fault_of(status: int, headers: Mapping[str, str], data: bytes) -> ProviderError:
     """The failure that an HTTP error answer stands for; its RetryInfo says when to come back."""
-    if 300 <= status < 400:
-        return MalformedAnswer("answered with a redirect, which is never followed", status=status)
-    try:
-        body = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        body = None
+    body = error_body(status, data)
     if isinstance(body, list):  # a stream that failed before it began answers with a list of one
         body = body[0] if body else None
     fault = _fault_in(body.get("error") if isinstance(body, Mapping) else None, status)

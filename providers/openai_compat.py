@@ -20,6 +20,7 @@ from .openai_usage import billed_of, usage_of
 from .presets import Preset
 from .sse import DONE, Event, encode_event
 from .terms import Delta, Parameters, Usage
+from .vendor_json import object_of
 
 __all__ = ["ChatReader", "OpenAICompat"]
 
@@ -67,16 +68,6 @@ def _choice_of(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if not isinstance(choices[0], dict):
         raise MalformedAnswer(f"expected a choice, found {type(choices[0]).__name__}")
     return choices[0]
-
-
-def _object_of(data: bytes) -> dict[str, Any]:
-    try:
-        body = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise MalformedAnswer(f"expected JSON, found {data[:60]!r}") from error
-    if not isinstance(body, dict):
-        raise MalformedAnswer(f"expected a JSON object, found {type(body).__name__}")
-    return body
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +130,7 @@ class OpenAICompat:
 
     def answer(self, data: bytes) -> Delta:
         """The one delta of a buffered answer: the message of its first choice, or the embeddings' list."""
-        body = _object_of(data)
+        body = object_of(data)
         if body.get("error"):
             raise fault_in_answer(body)
         usage, billed = usage_of(body.get("usage")), billed_of(body.get("usage"))
@@ -189,7 +180,7 @@ class ChatReader:
         if data == DONE:
             self.done = True
             return None
-        chunk = _object_of(data)
+        chunk = object_of(data)
         if chunk.get("error") or event.name == b"error":
             raise fault_in_answer(chunk)
         self._note_usage(chunk)

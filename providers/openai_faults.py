@@ -10,19 +10,17 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-import orjson
-
 from .errors import (
     AuthFailed,
     ContentRefused,
     ContextTooLong,
-    MalformedAnswer,
     Overloaded,
     ProviderError,
     RateLimited,
     error_for,
 )
 from .limit_headers import retry_after_ms, retry_hint_ms
+from .vendor_json import error_body
 
 __all__ = ["MAX_DETAIL_CHARS", "fault_in_answer", "fault_of", "leaf_for", "safe_detail"]
 
@@ -116,13 +114,7 @@ def leaf_for(status: int, codes: tuple[str, ...], message: str) -> type[Provider
 
 def fault_of(status: int, headers: Mapping[str, str], data: bytes) -> ProviderError:
     """The failure that an HTTP error answer stands for."""
-    if 300 <= status < 400:
-        return MalformedAnswer("answered with a redirect, which is never followed", status=status)
-    try:
-        body = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        body = None
-    fault = _fault(status, body)
+    fault = _fault(status, error_body(status, data))
     if headers.get("x-ratelimit-limit-req-minute") == "0":  # Mistral's window that will never open
         return AuthFailed("the account has no quota for this model", status=403)
     asked_ms = retry_after_ms(headers)
