@@ -38,8 +38,6 @@ RESULTS = Path(__file__).parent / "results"
 SEED = 7
 CHAT_EVERY_S = 0.5
 WINDOW: Any = "1h"
-"""Too short for vendors' own batch tiers, which take hours also where they are simulated."""
-
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _KEYS = {
     RateKind.REQUESTS: "rpm",
@@ -59,6 +57,18 @@ def configuration(limits_scale: int) -> str:
         told = ", ".join(f"{key} = {amount}" for key, amount in limits.items())
         text += ["[[providers]]", 'kind = "simulated"', f'name = "{name}"', f"limits = {{ {told} }}", ""]
     return "\n".join(text)
+
+
+def workload(path: Path, lines: int) -> None:
+    """The lines, without vendors' own batch tiers: those take hours, also where they are simulated."""
+    make = [sys.executable, str(ROOT / "examples" / "make_workload.py"), str(lines), "--seed", str(SEED)]
+    made = subprocess.run(make, check=True, capture_output=True, text=True).stdout
+    with path.open("w", encoding="utf-8") as file:
+        for text in made.splitlines():
+            line = json.loads(text)
+            if "tiers" in line["terms"]:
+                line["terms"]["tiers"] = [tier for tier in line["terms"]["tiers"] if tier != "batch"]
+            file.write(json.dumps(line) + "\n")
 
 
 @dataclass
@@ -135,8 +145,7 @@ async def _act(market: Market, batch_id: str | None, source: Path, until_lines: 
 def play(lines: int, limits_scale: int, folder: Path) -> dict[str, Any]:
     """The whole story; gives its figures. Raises AssertionError when a line or a nano-dollar is missing."""
     source, store, story = folder / "lines.jsonl", f"embedded://{folder / 'ledger.db'}", Story()
-    make = [sys.executable, str(ROOT / "examples" / "make_workload.py"), str(lines)]
-    subprocess.run([*make, "--seed", str(SEED), "--out", str(source)], check=True, capture_output=True)
+    workload(source, lines)
     config, batch_id, began = configuration(limits_scale), None, time.monotonic()
     for part in (lines // 3, 2 * lines // 3):
         with serving(folder, config, store) as market:
