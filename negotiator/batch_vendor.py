@@ -143,6 +143,7 @@ class VendorBatches:
         self._desk.recalled.set()
         await asyncio.gather(*self._tasks)
         self.returned()
+        await self.close()
 
     async def close(self) -> None:
         """Stop asking; vendors go on, and :meth:`resume` will find what they did."""
