@@ -30,6 +30,7 @@ from typing import Any, Final, Self
 from providers.terms import Usage
 
 from .acceptance import acceptable
+from .client_batches import BatchCalls
 from .client_bridge import Bridge, blocking, iterating
 from .client_http import Connection
 from .client_requests import answered, id_out, known, line_out, messages_out, order_out, terms_out, usage_out
@@ -58,7 +59,7 @@ TRIES: Final = 4
 Messages = str | Sequence[Mapping[str, Any]]
 
 
-class AsyncClient:
+class AsyncClient(BatchCalls):
     """A house over HTTP. ``async with AsyncClient("http://127.0.0.1:8377", key=...) as market: ...``
 
     timeout_s bounds every call, its retries included, and every wait for the next piece of a stream. tries: how often
@@ -297,6 +298,16 @@ class Client:
     accounts = blocking(AsyncClient.accounts)
     put_account = blocking(AsyncClient.put_account)
     deposit = blocking(AsyncClient.deposit)
+    upload_file = blocking(AsyncClient.upload_file)
+    files = blocking(AsyncClient.files)
+    download_file = blocking(AsyncClient.download_file)
+    delete_file = blocking(AsyncClient.delete_file)
+    create_batch = blocking(AsyncClient.create_batch)
+    batch = blocking(AsyncClient.batch)
+    batches = blocking(AsyncClient.batches)
+    cancel_batch = blocking(AsyncClient.cancel_batch)
+    batch_events = iterating(AsyncClient.batch_events)
+    batch_report = blocking(AsyncClient.batch_report)
 
 
 def _close(client: AsyncClient, bridge: Bridge) -> None:

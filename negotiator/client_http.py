@@ -31,8 +31,8 @@ _PASSING: Final = frozenset({408, 429, 502, 503, 504})
 _OVER: Final = frozenset({RejectCode.CANCELLED, RejectCode.DEADLINE_PASSED})
 """Rejects that another order may escape, but not this one: its time is up."""
 
-Body = Mapping[str, Any] | bytes
-"""JSON values, or lines of JSON."""
+Body = Mapping[str, Any] | bytes | Callable[[], aiohttp.FormData]
+"""JSON values, lines of JSON, or what makes a form anew for every try."""
 
 
 class Connection:
@@ -62,21 +62,22 @@ class Connection:
         *,
         query: Mapping[str, str] | None = None,
         repeatable: bool = True,
+        key: str | None = None,
     ) -> bytes:
-        """The body of an answer. Raises Rejected, ServerRefused, ServerUnreachable."""
+        """The body of an answer. key: the same for every try. Raises Rejected, ServerRefused, ServerUnreachable."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._send(method, path, body, query, repeatable, _whole)
+                return await self._send(method, path, body, query, repeatable, _whole, key)
         except TimeoutError:
             raise self._late(method, path) from None
 
-    async def open(self, path: str, body: Body) -> aiohttp.ClientResponse:
+    async def open(self, path: str, body: Body | None, *, method: str = "POST") -> aiohttp.ClientResponse:
         """An answer whose body is still to come. The caller closes it. Raises as :meth:`call` does."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._send("POST", path, body, None, True, _begun)
+                return await self._send(method, path, body, None, True, _begun)
         except TimeoutError:
-            raise self._late("POST", path) from None
+            raise self._late(method, path) from None
 
     async def _send(
         self,
@@ -86,6 +87,7 @@ class Connection:
         query: Mapping[str, str] | None,
         repeatable: bool,
         take: Callable[[aiohttp.ClientResponse], Awaitable[T]],
+        key: str | None = None,
     ) -> T:
         """What ``take`` makes of the first answer that is no error, within ``tries``.
 
@@ -96,7 +98,7 @@ class Connection:
             tried += 1
             asked_ms: int | None = None
             try:
-                response = await self._once(method, path, body, query)
+                response = await self._once(method, path, body, query, key)
                 if response.status < 400:
                     return await take(response)
                 fault = error_in(response.status, await response.read())
@@ -116,7 +118,7 @@ class Connection:
             await asyncio.sleep(self._wait_ms(tried, asked_ms) / 1000)
 
     async def _once(
-        self, method: str, path: str, body: Body | None, query: Mapping[str, str] | None
+        self, method: str, path: str, body: Body | None, query: Mapping[str, str] | None, key: str | None
     ) -> aiohttp.ClientResponse:
         if self._session is None:
             self._session = aiohttp.ClientSession(
@@ -124,9 +126,10 @@ class Connection:
                 connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=self._timeout_s),
             )
-        lines = isinstance(body, bytes)
-        data = body if lines or body is None else orjson.dumps(body)
-        headers = {} if body is None else {"content-type": f"application/{'x-ndjson' if lines else 'json'}"}
+        data, kind = _sent(body)
+        headers = {"content-type": kind} if kind else {}
+        if key is not None:
+            headers["idempotency-key"] = key
         return await self._session.request(
             method, f"{self._base_url}{path}", data=data, params=query, headers=headers
         )
@@ -141,6 +144,17 @@ class Connection:
         return ServerUnreachable(
             f"{self._base_url}: no answer to {method} {path} within {self._timeout_s:g} s"
         )
+
+
+def _sent(body: Body | None) -> tuple[Any, str | None]:
+    """What aiohttp sends for a body, and its type where aiohttp does not know it."""
+    if body is None or callable(body):
+        return (None if body is None else body()), None
+    return (
+        (body, "application/x-ndjson")
+        if isinstance(body, bytes)
+        else (orjson.dumps(body), "application/json")
+    )
 
 
 async def _whole(response: aiohttp.ClientResponse) -> bytes:
