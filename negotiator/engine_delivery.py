@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -74,7 +75,7 @@ class Delivery:
             assignment,
             reservation,
             sellers=rooms.sellers,
-            house=self,
+            house=weakref.proxy(self),  # a circle would keep all of it until the collector comes
             count_tokens=count_text,
             attempts=rooms.config.market.attempts,
         )

@@ -158,6 +158,7 @@ async def _gate(
         )
         status = fault.status
     finally:
+        del request[CALL]  # a circle would keep the body until the collector comes
         house.leave()
         if access.isEnabledFor(logging.INFO):
             _log(call, status, (loop.time() - begun_s) * 1000, response)
