@@ -19,6 +19,7 @@ from .engine_delivery import Delivery
 from .errors import Reject, RejectCode, Rejected
 from .events import Event
 from .order import Assignment, Attempt, Candidate, Completion, HoldState, Order
+from .order_log import used_kept
 from .record import completion_kept
 from .store import Note
 
@@ -65,7 +66,7 @@ async def settle(engine: Engine, parcel: Parcel, line: ParcelLine, delta: Delta)
             f"{parcel.provider}/{parcel.model}", line.task, usage.output_tokens, text=None
         )
     now_ms = rooms.clock.now_ms()
-    rooms.bus.emit(Event("order.recorded", now_ms, history))
+    rooms.bus.emit(Event("order.recorded", now_ms, history | {"used": used_kept(usage)}))
     rooms.bus.emit(Event("order.settled", now_ms, _facts(line, done, settlement.released_nusd, history)))
     return done
 

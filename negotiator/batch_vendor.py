@@ -200,7 +200,7 @@ class VendorBatches:
             line_id=parcel.line_id(number), body=job.order.body, max_output_tokens=award.max_output_tokens
         )
         rooms.ledger.hand_over(held)
-        self._engine.recent.pop((held.account, held.order_id))
+        self._engine.out_of_hand(held.account, held.order_id)
         try:
             lines.append(driver.encode(parcel.model, asked))
         except RequestRefused as error:

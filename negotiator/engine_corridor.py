@@ -268,7 +268,7 @@ class Corridor:
             raise Rejected(
                 Reject(code=RejectCode.DUPLICATE_DIFFERENT, message=message, facts={"field": "execute"})
             )
-        self.recent.pop((order.account, order.order_id))  # from here its record tells how it stands
+        self.out_of_hand(order.account, order.order_id)
         return await hand_over(self.rooms, delivery)
 
     async def resolve(self, reservation: Reservation, usage: Usage | None) -> Settlement:
@@ -323,6 +323,12 @@ class Corridor:
         return choice if isinstance(choice, Assignment) else None
 
     # Housekeeping.
+
+    def out_of_hand(self, account: str, order_id: str) -> None:
+        """Somebody else ends this order: from here on its record tells how it stands."""
+        if self._log is not None:
+            self._log.keep(account, order_id)
+        self.recent.pop((account, order_id))
 
     def flush_log(self) -> None:
         """Write now what waits for the order log, so that who reads it next sees all of this process."""

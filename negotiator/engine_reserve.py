@@ -14,6 +14,7 @@ from .engine_rooms import Rooms
 from .errors import InputInvalid
 from .events import Event
 from .order import Candidate, Reservation, Settlement
+from .order_log import used_kept
 from .store import Note
 
 __all__ = ["hand_over", "resolve"]
@@ -58,17 +59,22 @@ async def resolve(rooms: Rooms, reservation: Reservation, usage: Usage | None) -
         billed_nusd = min(price_nusd(Rates(**handed["rates"]), usage), handed["ceiling_nusd"])
         settlement = await rooms.ledger.settle_found(reservation, billed_nusd)
     if not settlement.already:
-        await _written(rooms, history, handed, settlement)
+        await _written(rooms, history, handed, settlement, usage)
     return settlement
 
 
 async def _written(
-    rooms: Rooms, history: dict[str, Any], handed: dict[str, Any], settlement: Settlement
+    rooms: Rooms,
+    history: dict[str, Any],
+    handed: dict[str, Any],
+    settlement: Settlement,
+    usage: Usage | None,
 ) -> None:
     posted_nusd = settlement.posted_nusd
     history |= {"state": "SETTLED" if posted_nusd else "CANCELLED", "billed_nusd": posted_nusd}
     await rooms.ledger.annotate(settlement.account, settlement.order_id, Note(history=orjson.dumps(history)))
-    rooms.bus.emit(Event("order.recorded", rooms.clock.now_ms(), history))
+    used = {} if usage is None else {"used": used_kept(usage)}
+    rooms.bus.emit(Event("order.recorded", rooms.clock.now_ms(), history | used))
     provider, model, tier = handed["offer"]
     facts = {
         "order_id": settlement.order_id,

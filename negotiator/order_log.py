@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,17 +16,20 @@ from typing import Any, Final
 
 import orjson
 
-from providers.terms import RFQ
+from providers.terms import RFQ, Usage
 
 from .errors import InputInvalid
 from .events import Event
 from .limits import LimitRow
 from .order import Completion, Order
 
-__all__ = ["OrderLog", "asked_kept", "read_log"]
+__all__ = ["OrderLog", "asked_kept", "read_log", "used_kept"]
 
 BATCH: Final = 200
 """Lines kept before they are written."""
+
+MAX_KEPT: Final = 20_000
+"""Orders out of hand whose facts are kept until they end; of more, the oldest's are forgotten."""
 
 FLUSH_S: Final = 1.0
 """How long a line may wait for others."""
@@ -56,6 +60,7 @@ class OrderLog:
         self.path = Path(path)
         self.dropped = 0
         self._look = look
+        self._kept: OrderedDict[tuple[str, str], Mapping[str, Any]] = OrderedDict()
         self._waiting: list[bytes] = []
         self._due = False
         limits = [{**asdict(row), "models": row.models and sorted(row.models)} for row in rows]
@@ -68,13 +73,22 @@ class OrderLog:
         if kind is None:
             return
         facts = event.facts
-        more = self._look(facts["account"], facts["order_id"]) if kind == "order" else {}
-        self._take({"type": kind, "at_ms": event.at_ms, **facts, **more})
+        more: Mapping[str, Any] = {}
+        if kind == "order":
+            key = facts["account"], facts["order_id"]
+            more = self._look(*key) or self._kept.pop(key, {})
+        self._take({"type": kind, "at_ms": event.at_ms, **more, **facts})
         if len(self._waiting) >= BATCH:
             self.flush()
         elif not self._due:
             self._due = True
             asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+
+    def keep(self, account: str, order_id: str) -> None:
+        """Look now: the order goes out of hand, and what is known of it beside its history goes with it."""
+        self._kept[account, order_id] = self._look(account, order_id)
+        if len(self._kept) > MAX_KEPT:
+            self._kept.popitem(last=False)
 
     def flush(self) -> None:
         """Write what waits; a disk that is full costs lines of the log and never an order."""
@@ -116,15 +130,16 @@ def asked_kept(order: Order, rfq: RFQ | None, done: Completion | None) -> dict[s
             "session_premium": order.session_premium,
             "rounds": order.rounds,
         },
-        "used": None
-        if done is None
-        else {
-            "input_tokens": done.usage.input_tokens,
-            "output_tokens": done.usage.output_tokens,
-            "cache_read_tokens": done.usage.cache_read_tokens,
-            "latency_ms": done.latency_ms,
-        },
-        "saved_nusd": 0 if done is None else done.saved_nusd,
+        "used": None if done is None else used_kept(done.usage),
+    }
+
+
+def used_kept(usage: Usage) -> dict[str, int]:
+    """What an answer used."""
+    return {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cache_read_tokens": usage.cache_read_tokens,
     }
 
 

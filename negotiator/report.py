@@ -52,7 +52,8 @@ class Quoted:
 class LoggedOrder:
     """An order of a log. award: the offer that delivered, -1 = none did. named: the one model its body asked for.
 
-    cause: its state, or the reject it heard. quoted_nusd: what the award was expected to cost.
+    cause: its state, or the reject it heard. quoted_nusd: what the award was expected to cost. saved_nusd: against the
+    dearest quote that met its terms.
     """
 
     order_id: str
@@ -137,6 +138,7 @@ def _order(market: LoggedMarket, line: Mapping[str, Any]) -> LoggedOrder:
     rows = line["rounds"][-1][1] if line["rounds"] else []
     served = line["state"] in _SERVED and bool(line["award"])
     award = _award(line, rows) if served else None
+    dearest_nusd = max((row[4] for row in rows if row[8] in MET_EVERY_TERM), default=0) if served else 0
     offer_of = market.offers
     numbers = [offer_of.setdefault((row[1], row[2], row[3]), len(offer_of)) for row in rows]
     return LoggedOrder(
@@ -152,7 +154,7 @@ def _order(market: LoggedMarket, line: Mapping[str, Any]) -> LoggedOrder:
         quoted_nusd=0 if award is None else award[4],
         billed_nusd=line["billed_nusd"],
         house_nusd=line["house_nusd"],
-        saved_nusd=line.get("saved_nusd", 0),
+        saved_nusd=max(0, dearest_nusd - line["billed_nusd"]),
         quality=0.0 if award is None else award[7],
         quoted=_quoted(rows, numbers),
     )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from negotiator.cli import group
 from negotiator.config import Config, StoreConfig
 from negotiator.engine import Engine
 from negotiator.errors import InputInvalid, Rejected
@@ -259,3 +262,29 @@ def test_a_markets_own_log_is_reported(tmp_path: Path) -> None:
     assert told["by_account"]["default"]["served"] == len(found.orders)
     assert market.scores
     assert "Question" not in path.read_text()
+
+
+def test_the_demo_is_reported(tmp_path: Path) -> None:
+    """`demo --log`, then `report`: what the demo says it spent is what the report adds up, and the parts sum to the regret."""
+    log, page, text = tmp_path / "demo.jsonl", tmp_path / "report.html", tmp_path / "report.md"
+    run = CliRunner().invoke
+    shown = run(group, ["demo", "--json", "--log", str(log)], catch_exceptions=False)
+    demo = json.loads(shown.stdout)
+    asked = ["report", str(log), "--html", str(page), "--md", str(text), "--time-limit-s", "10"]
+    told = json.loads(run(group, [*asked, "--json"], catch_exceptions=False).stdout)
+    bought_later = parse(demo["counter_offer"]["taken"]["cost_usd"]) + sum(
+        line["billed_nusd"]
+        for line in read_log(log)
+        if line["type"] == "order" and line["asked"]["models"] == ["openai/gpt-5-nano"]
+    )
+    assert parse(told["spend_usd"]) == parse(demo["cost_usd"]) + bought_later
+    regret = told["regret"]
+    assert sum(map(parse, regret["parts_usd"].values())) == parse(regret["regret_usd"])
+    assert parse(regret["paid_usd"]) - parse(regret["optimum_beforehand_usd"]) == parse(regret["regret_usd"])
+    assert told["ways"]["always_best"]["saved_share"] > 0.5
+    assert page.read_text().startswith("<!doctype html>")
+    assert "## Regret in hindsight" in text.read_text()
+    only = run(group, ["report", str(log), "--since", "2100-01-01", "--by", "model"], catch_exceptions=False)
+    assert "0 of 0 orders" in only.stdout
+    wrong = run(group, ["report", str(log), "--since", "soon"])
+    assert wrong.exit_code == 2

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from ..engine_rooms import Rooms
 from ..telemetry import Sight, Telemetry
@@ -22,7 +23,7 @@ def look_through(rooms: Rooms) -> Sight:
     for name, seller in rooms.sellers.items():
         for offer in seller.offers():
             up[name, offer.model] = rooms.capacity.state(name, offer.model) == "up"
-        scores = getattr(seller, "cache_scores", dict)()
+        scores: Mapping[str, Any] = getattr(seller, "cache_scores", dict)()
         cached |= {(name, model): (one.expected_tokens, one.read_tokens) for model, one in scores.items()}
     return Sight(
         holds=ledger.unresolved,

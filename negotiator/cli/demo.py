@@ -14,7 +14,7 @@ from rich.console import Console
 from negotiator.batch_counts import RunReport
 from negotiator.batch_results import ResultFile
 from negotiator.batches import BatchRun, batch_id_of
-from negotiator.config import Config
+from negotiator.config import Config, StoreConfig
 from negotiator.counter_offers import with_terms
 from negotiator.engine import Engine
 from negotiator.errors import InputInvalid, Rejected
@@ -49,24 +49,27 @@ def workload() -> Path:
 
 
 @click.command()
+@click.option(
+    "--log", type=click.Path(path_type=Path), help="Write every order here, for `negotiator report`."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-def command(as_json: bool) -> None:
+def command(log: Path | None, as_json: bool) -> None:
     """Clear the example workload through simulated sellers whose rate limits bind, and show what came of it.
 
     Example: negotiator demo
     """
-    path = workload()
-    story = run_virtual(_play(console(), path, batch_id_of(path.read_bytes()), as_json))
+    path, config = workload(), Config(store=StoreConfig(order_log=log))
+    story = run_virtual(_play(console(), path, config, batch_id_of(path.read_bytes()), as_json))
     if as_json:
         print_json(story)
 
 
-async def _play(out: Console, path: Path, batch_id: str, as_json: bool) -> Mapping[str, Any]:
+async def _play(out: Console, path: Path, config: Config, batch_id: str, as_json: bool) -> Mapping[str, Any]:
     clock = LoopClock(SystemClock().now_ms())
     sellers = default_sellers(
         clock, seed=DEMO_SEED, limits_scale=LIMITS_SCALE, faults={"openai": Faults([OUTAGE])}
     )
-    async with Engine.open(Config(), clock=clock, sellers=sellers) as market:
+    async with Engine.open(config, clock=clock, sellers=sellers) as market:
         failed: Counter[str] = Counter()
         market.rooms.bus.subscribe(lambda event: _count(event, failed))
         if not as_json:
@@ -118,6 +121,8 @@ async def _take_counter_offer(market: Engine, path: Path) -> tuple[Rejected, Com
         if not isinstance(line, PlanLine):
             continue
         order = await market.order_for(line.request.body, line.request.terms)
+        if (await market.book(order)).reject is None:
+            continue
         try:
             await market.buy(order)
         except Rejected as refused:
