@@ -20,7 +20,7 @@ from .gemini import Gemini
 from .http_client import HttpClient
 from .http_plain import open_client
 from .http_reply import HttpPoster
-from .idle_pricing import idle_standing
+from .idle_pricing import QuietTimes, idle_standing
 from .keys import KeyRing, keys_from_environment
 from .load_meter import DEFAULT_SLOTS, LoadMeter
 from .openai_compat import OpenAICompat
@@ -77,18 +77,28 @@ def http_seller(
         quote_ttl_ms=settings.quote_ttl_ms,
     )
     limits = load_vendor_terms().limits(row.vendor, settings.limits)
-    standing = None if settings.pricing is None else _idle(settings, settings.pricing, row, keys, clock)
+    standing, quiet = None, None
+    if settings.pricing is not None:
+        standing, quiet = _idle(settings, settings.pricing, row, keys, clock)
     client, batches = connect(base_url), None
     if "batch" in settings.tiers:
         batches = HttpBatches(settings.label, _BATCHES[row.batches](dialect), HttpClient(base_url), keys)
     return VendorSeller(
-        settings.label, dialect, client, keys, prices, limits=limits, standing=standing, batches=batches
+        settings.label,
+        dialect,
+        client,
+        keys,
+        prices,
+        limits=limits,
+        standing=standing,
+        quiet=quiet,
+        batches=batches,
     )
 
 
 def _idle(
     settings: ProviderSettings, pricing: PricingSettings, row: Preset, keys: KeyRing, clock: Clock
-) -> Callable[[Offer, RFQ], Standing]:
+) -> tuple[Callable[[Offer, RFQ], Standing], QuietTimes]:
     """The standing of a seller that prices its own idle capacity; a vendor's bill cannot be lowered so."""
     if row.vendor != "self-hosted":
         raise ValueError(
@@ -101,7 +111,13 @@ def _idle(
         slots=min(slots, default=DEFAULT_SLOTS),
         own_calls=lambda: sum(key.in_flight for key in keys.keys),
     )
-    return lambda offer, rfq: idle_standing(meter.busy(), pricing, rfq)
+    quiet = QuietTimes(meter.busy)
+
+    def standing(offer: Offer, rfq: RFQ) -> Standing:
+        quick = None if rfq.target is None else quiet.speed(offer.model, offer.tier)
+        return idle_standing(meter.busy(), pricing, rfq, quick=quick)
+
+    return standing, quiet
 
 
 _BATCHES: Final[Mapping[str, Callable[[Dialect], BatchDialect]]] = {

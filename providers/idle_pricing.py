@@ -2,25 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 from typing import Final
 
 from .base import PricingSettings
+from .latency import Latency
 from .pricelist import Standing
 from .quoting import Reduction
-from .terms import RFQ, DiscountKind
+from .terms import RFQ, DiscountKind, SpeedModel
 
-__all__ = ["FAST_PATH_TOKENS", "idle_standing"]
+__all__ = ["FAST_PATH_TOKENS", "QuietTimes", "idle_standing"]
 
 FAST_PATH_TOKENS: Final = 512
 """A request of at most this many tokens, in and out, fits between two steps of a running batch."""
 FAST_PATH_SHARE: Final = Fraction(9, 10)
 STEPS: Final = 100
+QUIET: Final = 0.5
+"""A server of which less than this share is in use is quiet: nobody waits for a place in its batch."""
+
+
+class QuietTimes:
+    """How fast a seller is while nobody waits: seen of the calls that began then, and promised only then."""
+
+    def __init__(self, busy: Callable[[], float]) -> None:
+        """busy: the share in use now, 0 to 1."""
+        self._busy = busy
+        self._latency = Latency()
+
+    @property
+    def now(self) -> bool:
+        """Whether it is quiet now."""
+        return self._busy() < QUIET
+
+    def observe(
+        self, model: str, tier: str, output_tokens: int, ttft_ms: float | None, total_ms: float
+    ) -> None:
+        """Remember a call that began while it was quiet."""
+        self._latency.observe(model, tier, output_tokens, ttft_ms, total_ms)
+
+    def speed(self, model: str, tier: str) -> SpeedModel | None:
+        """How fast it is just now, None = it is not quiet, or too few such calls were seen."""
+        return self._latency.speed(model, tier) if self.now else None
 
 
 def idle_standing(
-    busy: float, pricing: PricingSettings, rfq: RFQ, *, capacity: int | None = None, firm: bool = True
+    busy: float,
+    pricing: PricingSettings,
+    rfq: RFQ,
+    *,
+    capacity: int | None = None,
+    firm: bool = True,
+    quick: SpeedModel | None = None,
 ) -> Standing:
     """The standing of a seller of which the share ``busy`` (0 to 1, queue included) is in use.
 
@@ -31,7 +65,7 @@ def idle_standing(
     wanted = rfq.expected_output_tokens or FAST_PATH_TOKENS
     short = busy < 1 and rfq.input_tokens + wanted <= FAST_PATH_TOKENS
     asked, lowest = _reductions(idle, pricing.reserve_share, short)
-    return Standing(reduction=asked, reserve=lowest, capacity=capacity, firm=firm)
+    return Standing(reduction=asked, reserve=lowest, capacity=capacity, firm=firm, quick=quick)
 
 
 @lru_cache(maxsize=1024)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import OrderedDict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from .terms import SpeedModel
+from .terms import Quantiles, Quote, SpeedModel
 
-__all__ = ["SIZE_CLASSES", "Latency", "Spread", "size_class"]
+__all__ = ["SIZE_CLASSES", "Latency", "Spread", "at_speed", "size_class"]
 
 SIZE_CLASSES: Final = (64, 256, 1024, 4096)
 """Upper bounds of the output size classes, tokens; the last class has none."""
@@ -102,6 +102,15 @@ class Latency:
             round(_quantile(firsts, 0.50)) if firsts else None,
             round(_quantile(firsts, 0.95)) if firsts else None,
         )
+
+
+def at_speed(quote: Quote, speed: SpeedModel) -> Quote:
+    """The same quote as it is at another speed."""
+    late = math.exp(P95_SIGMAS * speed.sigma)
+    first_ms = speed.ttft_ms_p50
+    whole_ms = first_ms + speed.ms_per_output_token_p50 * quote.expected_output_tokens
+    first, whole = (Quantiles(max(1, round(ms)), max(1, round(ms * late))) for ms in (first_ms, whole_ms))
+    return replace(quote, latency_ms=whole, ttft_ms=first)
 
 
 def _quantile(ordered: list[float], share: float) -> float:

@@ -14,6 +14,7 @@ from typing import Final
 
 from .base import QUOTE_TTL_MS
 from .clock import Clock
+from .latency import at_speed
 from .prefix_cache import CacheScore, PrefixCache
 from .quoting import NO_CACHE, CacheHope, Quoter, Reduction, quote_ids
 from .ratecard import RateCard
@@ -55,7 +56,8 @@ class Standing:
     """How a seller stands toward one offer now.
 
     reduction: of its rates without being asked; reserve: the lowest it goes in a second round. capacity: calls it
-    can take, None = unknown. firm False = indicative only. decline: does not sell it now, and why.
+    can take, None = unknown. firm False = indicative only. decline: does not sell it now, and why. quick: how fast it is
+    just now, where that is known, for a second round that asks for time.
     """
 
     reduction: Reduction | None = None
@@ -63,6 +65,7 @@ class Standing:
     capacity: int | None = None
     firm: bool = True
     decline: tuple[DeclineCode, str] | None = None
+    quick: SpeedModel | None = None
 
 
 OPEN: Final = Standing()
@@ -208,18 +211,10 @@ class PriceList:
             capacity=at.capacity,
             firm=at.firm,
         )
-        quote, target = ask(rfq, reduction=at.reduction), rfq.target
-        if isinstance(quote, Decline) or target is None:
+        quote = ask(rfq, reduction=at.reduction)
+        if isinstance(quote, Decline) or rfq.target is None:
             return quote
-        if target.latency_ms is not None and quote.latency_ms.p95 > target.latency_ms:
-            tokens = quoter.longest_within(target.latency_ms)
-            if rfq.max_output_tokens is None and not rfq.expected_output_of(offer.model) and tokens:
-                # Nobody knows how long the answer is to be: promise one that is done in time.
-                rfq = replace(rfq, max_output_tokens=min(tokens, quote.max_output_tokens))
-                quote = ask(rfq, reduction=at.reduction)
-        if isinstance(quote, Decline) or target.nusd is None or quote.ceiling_nusd <= target.nusd:
-            return quote
-        return _bargain(rfq, quote, target.nusd, at, ask)
+        return _toward_target(rfq, rfq.target, quote, quoter, at, ask)
 
     def _current(self, now_ms: int) -> tuple[tuple[Quoter, ...], int]:
         offers, age_ms = self._card.current(now_ms)
@@ -264,6 +259,25 @@ def _meets(quote: Quote, target: Target | None) -> bool:
 
 def _asked_for(rfq: RFQ, offer: Offer) -> bool:
     return rfq.models is None or offer.model in rfq.models or offer.key in rfq.models
+
+
+def _toward_target(
+    rfq: RFQ, target: Target, quote: Quote, quoter: Quoter, at: Standing, ask: Callable[..., Quote | Decline]
+) -> Quote | Decline:
+    """What a second round gets: sooner where it is quicker just now, or where nobody knows how long the answer is to be."""
+    given: Quote | Decline = quote
+    quick: SpeedModel | None = None
+    if target.latency_ms is not None and quote.latency_ms.p95 > target.latency_ms:
+        if at.quick is not None and at_speed(quote, at.quick).latency_ms.p95 <= target.latency_ms:
+            quick = at.quick
+        elif rfq.max_output_tokens is None and not rfq.expected_output_of(quote.model):
+            tokens = quoter.longest_within(target.latency_ms)
+            if tokens:
+                rfq = replace(rfq, max_output_tokens=min(tokens, quote.max_output_tokens))
+                given = ask(rfq, reduction=at.reduction)
+    if isinstance(given, Quote) and target.nusd is not None and given.ceiling_nusd > target.nusd:
+        given = _bargain(rfq, given, target.nusd, at, ask)
+    return at_speed(given, quick) if quick is not None and isinstance(given, Quote) else given
 
 
 def _bargain(

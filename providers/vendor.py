@@ -16,6 +16,7 @@ from .calls import Calls
 from .dialect import Dialect, Hear, Want
 from .errors import AuthFailed
 from .http_reply import HttpPoster
+from .idle_pricing import QuietTimes
 from .keys import KeyRing, Rest
 from .latency import Latency
 from .pricelist import Call, PriceList, Standing
@@ -28,8 +29,9 @@ __all__ = ["VendorSeller", "marked_messages"]
 class VendorSeller:
     """A :class:`providers.base.Provider` at a vendor's HTTP API.
 
-    standing: how it stands toward an offer now (a self-hosted seller's idleness); None = its list prices. batches: the
-    vendor's batch endpoint, None = the tier is not sold. latency: what was observed of its calls.
+    standing: how it stands toward an offer now (a self-hosted seller's idleness); None = its list prices. quiet: what is
+    seen of it while nobody waits. batches: the vendor's batch endpoint, None = the tier is not sold. latency: what was
+    observed of its calls.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class VendorSeller:
         *,
         limits: Sequence[RateLimit] = (),
         standing: Callable[[Offer, RFQ], Standing] | None = None,
+        quiet: QuietTimes | None = None,
         batches: HttpBatches | None = None,
     ) -> None:
         self._name = name
@@ -51,6 +54,7 @@ class VendorSeller:
         self._prices = prices
         self._limits = tuple(limits)
         self._standing = standing
+        self._quiet = quiet
         self._calls = Calls(name, dialect, client, keys)
         self._parameters = dialect.parameters
         self._batches = batches
@@ -115,10 +119,10 @@ class VendorSeller:
         """
         if self._batches is not None and ticket.quote.tier == "batch":
             return deliver_one(self._batches, ticket)
-        began = self._prices.began(ticket)
+        began, quiet = self._prices.began(ticket), self._quiet is not None and self._quiet.now
 
         def done(last: Delta, ttft_ms: float | None, total_ms: float) -> None:
-            self._learn(began, last, ttft_ms, total_ms)
+            self._learn(began, last, ttft_ms, total_ms, quiet)
 
         return self._calls.run(ticket, _want(began), began.offer, done)
 
@@ -128,10 +132,12 @@ class VendorSeller:
         if self._batches is not None:
             await self._batches.aclose()
 
-    def _learn(self, began: Call, last: Delta, ttft_ms: float | None, total_ms: float) -> None:
+    def _learn(self, began: Call, last: Delta, ttft_ms: float | None, total_ms: float, quiet: bool) -> None:
         usage, quote = last.usage, began.ticket.quote
         assert usage is not None, "an answer without usage was counted"
         self._prices.ended(began, usage)
+        if quiet and self._quiet is not None:
+            self._quiet.observe(quote.model, quote.tier, usage.output_tokens, ttft_ms, total_ms)
         if self.latency.observe(quote.model, quote.tier, usage.output_tokens, ttft_ms, total_ms):
             speed = self.latency.speed(quote.model, quote.tier)
             assert speed is not None, "a speed that changed is there"

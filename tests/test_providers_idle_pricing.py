@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from providers.base import PricingSettings
-from providers.idle_pricing import FAST_PATH_TOKENS, idle_standing
+from providers.idle_pricing import FAST_PATH_TOKENS, QuietTimes, idle_standing
 from providers.quoting import Reduction
 from providers.terms import RFQ, DiscountKind
 
@@ -56,3 +56,19 @@ def test_a_reserve_of_one_never_bargains() -> None:
     """An operator who sets the whole price as reserve asks it always."""
     standing = idle_standing(0.0, PricingSettings(reserve_share=1.0), LONG, capacity=7)
     assert (standing.reduction, standing.reserve, standing.capacity) == (None, None, 7)
+
+
+def test_how_fast_it_is_while_quiet_is_said_only_then() -> None:
+    """Eight calls that began in quiet times teach a speed; once half of it is in use nothing is promised."""
+    busy = [0.0]
+    quiet = QuietTimes(lambda: busy[0])
+    for number in range(8):
+        assert quiet.speed("m", "standard") is None, number
+        quiet.observe("m", "standard", 100, 50.0, 550.0)
+    speed = quiet.speed("m", "standard")
+    assert speed is not None
+    assert (speed.ttft_ms_p50, speed.ms_per_output_token_p50) == (50, 5)
+    assert quiet.speed("m", "flex") is None
+    busy[0] = 0.5
+    assert not quiet.now
+    assert quiet.speed("m", "standard") is None

@@ -175,6 +175,28 @@ def test_a_target_in_time_bounds_an_answer_of_which_nobody_knows_the_length() ->
         assert (after.max_output_tokens, after.latency_ms) == (before.max_output_tokens, before.latency_ms)
 
 
+def test_a_target_in_time_is_met_by_a_seller_that_is_quick_just_now() -> None:
+    """Half the usual time, seen while nobody waits, is quoted in a second round that asks for it, with the price asked too."""
+    prices = counter()
+    given = replace(ASK, max_output_tokens=1_000)
+    usual = offer(prices).speed
+    quick = replace(
+        usual, ttft_ms_p50=usual.ttft_ms_p50 / 2, ms_per_output_token_p50=usual.ms_per_output_token_p50 / 2
+    )
+    reserve = Reduction(DiscountKind.COUNTER, 6, 10, "idle")
+    standing = Standing(quick=quick, reserve=reserve)
+    (first, _) = quotes(prices, given, standing)
+    wanted_ms = first.latency_ms.p95 * 6 // 10
+    both = Target(nusd=first.ceiling_nusd * 8 // 10, latency_ms=wanted_ms)
+    (second, _) = quotes(prices, replace(given, round=2, target=both), standing)
+    assert second.latency_ms.p95 == pytest.approx(first.latency_ms.p95 / 2, abs=1)
+    assert second.ttft_ms.p95 == pytest.approx(first.ttft_ms.p95 / 2, abs=1)
+    assert second.ceiling_nusd <= first.ceiling_nusd * 8 // 10
+    for target in (Target(latency_ms=wanted_ms // 2), Target(nusd=first.ceiling_nusd * 8 // 10)):
+        (other, _) = quotes(prices, replace(given, round=2, target=target), standing)
+        assert other.latency_ms == first.latency_ms
+
+
 @pytest.mark.parametrize(("share", "met"), [(0.9, True), (0.61, True), (0.59, False)])
 def test_a_reserve_is_the_floor_of_bargaining(share: float, met: bool) -> None:
     """Between the asked 80 % and the reserve of 60 % of its list price it meets a target exactly; below it does not."""
