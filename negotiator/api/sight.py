@@ -19,7 +19,8 @@ LOOK_EVERY_S: Final = 2.0
 def look_through(rooms: Rooms) -> Sight:
     """What there is to see now."""
     ledger, prices = rooms.ledger, rooms.clearing.prices
-    up, cached = {}, {}
+    up: dict[tuple[str, str], bool] = {}
+    cached: dict[tuple[str, str], tuple[int, int]] = {}
     for name, seller in rooms.sellers.items():
         for offer in seller.offers():
             up[name, offer.model] = rooms.capacity.state(name, offer.model) == "up"
