@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 from rich.console import Console
 
 from negotiator.batch_counts import RunReport
+from negotiator.batch_progress import Pace, Progress
 from negotiator.batch_report import batch_report, write_report
 from negotiator.batch_results import ResultFile
 from negotiator.batches import BatchRun, batch_id_of
@@ -22,7 +24,7 @@ from .market import config_option, json_option, store_option, with_market
 from .plan import plan_options
 from .terminal import console, note, print_json, progress_bar, table, usd
 
-__all__ = ["command", "show_run"]
+__all__ = ["command", "progress_facts", "show_run"]
 
 
 @click.command()
@@ -66,9 +68,11 @@ def command(
         raise InputInvalid(f"{file}: expected a readable file, found: {error.strerror}") from None
     with progress_bar() as bar, ResultFile(out) as results:
         task = bar.add_task("running", total=None, facts="")
+        pace = Pace(_now_ms(), results.tally.finished)
 
         def progress(report: RunReport) -> None:
-            bar.update(task, total=report.requests, completed=report.finished, facts=usd(report.cost_nusd))
+            stands = Progress.of(pace, results.tally, report.requests, _now_ms())
+            bar.update(task, total=report.requests, completed=report.finished, facts=progress_facts(stands))
 
         async def work(market: Engine) -> RunReport:
             return await BatchRun(market, batch_id, results, given, progress).run(requests_in(file))
@@ -87,6 +91,15 @@ def command(
         note(f"{file}:{fault.number}: {fault.message}")
     if report.errors:
         raise click.exceptions.Exit(1)
+
+
+def progress_facts(stands: Progress) -> str:
+    """Rate, spent and saved so far, as the bar shows them before the time that is left."""
+    return f"{stands.per_second:.1f}/s, {usd(stands.tally.cost_nusd)} spent, {usd(stands.tally.saved_nusd)} saved"
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
 
 
 def show_run(out: Console, report: RunReport, total_nusd: int) -> None:
