@@ -45,6 +45,7 @@ class MemoryOrders:
                 self._own.append(entry.key)
                 if len(self._own) > MAX_OWN_ORDERS:
                     self._drop(self._own.popleft())
+        entry.response, entry.history = _trimmed(entry.response), _trimmed(entry.history)
         size = len(entry.response or b"") + len(entry.history or b"")
         self._note_bytes += size - self._noted.pop(entry.key, 0)
         if size:
@@ -69,3 +70,8 @@ class MemoryOrders:
         self._note_bytes -= self._noted.pop(key, 0)
         if self._by_order.get((entry.account, entry.order_id)) is entry:
             del self._by_order[entry.account, entry.order_id]
+
+
+def _trimmed(note: bytes | None) -> bytes | None:
+    """The same in as much memory as it needs: what the JSON encoder gives holds several times that."""
+    return None if note is None else bytes(memoryview(note))
