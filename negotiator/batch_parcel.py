@@ -159,20 +159,27 @@ class Parcel:
             for row in file:
                 if not row.endswith(b"\n"):
                     break
-                values = orjson.loads(row)
-                if "parcel" in values:
-                    parcel = cls(path, **values["parcel"])
-                assert parcel is not None, f"{path} does not begin with a parcel"
-                if "line" in values:
-                    parcel._places[values["line"]["number"]] = place
-                    parcel.ids[values["line"]["number"]] = values["line"]["custom_id"]
-                parcel.sending_ms = values.get("sending", parcel.sending_ms)
-                if "sent" in values:
-                    parcel.handle = BatchHandle(**values["sent"])
+                try:
+                    values = orjson.loads(row)
+                    parcel = cls(path, **values["parcel"]) if parcel is None else parcel
+                    parcel._take(values, place)
+                except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+                    raise InputInvalid(
+                        f"{path}: expected what an earlier run wrote of a batch, found another file: {error}"
+                    ) from None
                 place += len(row)
         if parcel is not None:
             os.truncate(path, place)
         return parcel
+
+    def _take(self, values: Mapping[str, Any], place: int) -> None:
+        """Hear one row again, which begins at ``place``."""
+        if "line" in values:
+            number = values["line"]["number"]
+            self._places[number], self.ids[number] = place, values["line"]["custom_id"]
+        self.sending_ms = values.get("sending", self.sending_ms)
+        if "sent" in values:
+            self.handle = BatchHandle(**values["sent"])
 
     def _write(self, values: Mapping[str, Any], *, durable: bool = False) -> int:
         """Append one row, and give where it begins."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from hashlib import blake2b
 from typing import Final
 
-from .batch import BatchDriver, BatchHandle, BatchLine, BatchState, BatchStatus
+from .batch import BatchDriver, BatchHandle, BatchLine, BatchState, BatchStatus, SubmitInDoubt
 from .errors import MalformedAnswer, ProviderError, ProviderTimeout, ProviderUnavailable, RateLimited
 from .terms import Delta, Ticket
 
@@ -31,7 +31,7 @@ async def deliver_one(driver: BatchDriver, ticket: Ticket) -> AsyncGenerator[Del
     quote = ticket.quote
     name = f"negotiator-{blake2b(ticket.reservation_id.encode(), digest_size=12).hexdigest()}"
     line = BatchLine(line_id="only", body=ticket.body, max_output_tokens=ticket.max_output_tokens)
-    handle = await driver.submit(name, quote.model, [driver.encode(quote.model, line)])
+    handle = await _handed_in(driver, name, quote.model, driver.encode(quote.model, line))
     ended = False
     try:
         async with asyncio.timeout(None if ticket.deadline_ms is None else ticket.deadline_ms / 1000):
@@ -52,6 +52,19 @@ async def deliver_one(driver: BatchDriver, ticket: Ticket) -> AsyncGenerator[Del
         if not ended:
             with suppress(ProviderError):  # it ends by itself, and what it did is in its bill
                 await driver.cancel(handle)
+
+
+async def _handed_in(driver: BatchDriver, name: str, model: str, line: bytes) -> BatchHandle:
+    try:
+        return await driver.submit(name, model, [line])
+    except SubmitInDoubt:
+        if not driver.findable:
+            raise
+        await asyncio.sleep(SHORTEST_POLL_MS / 1000)
+        found = await driver.find(name, model, 1, 0)
+        if found is None:
+            raise ProviderUnavailable("the batch was not taken") from None
+        return found
 
 
 async def _ended(driver: BatchDriver, handle: BatchHandle) -> BatchStatus:

@@ -352,6 +352,9 @@ def test_a_parcel_is_read_as_it_was_written_and_a_torn_end_is_left_out(tmp_path:
     assert (again.provider, again.due_ms, again.sending_ms, again.handle) == ("shop", 12, 9, None)
     (tmp_path / "n-2.jsonl").write_bytes(b'{"par')
     assert [one.name for one in parcels_in(tmp_path)] == ["n-1"]
+    (tmp_path / "n-3.jsonl").write_text('{"other": 1}\n')
+    with pytest.raises(InputInvalid, match=r"n-3\.jsonl: expected what an earlier run wrote"):
+        list(parcels_in(tmp_path))
     assert again.number_of("n-1-0") is None
     assert again.number_of("other") is None
 

@@ -223,6 +223,24 @@ async def test_one_order_in_the_batch_tier_is_a_batch_of_one(
         assert (vendor.chats, len(vendor.batches)) == (0, 1)
 
 
+@pytest.mark.parametrize("kind", ["openai", "anthropic"])
+async def test_a_batch_of_one_that_may_have_been_taken_is_looked_for(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by its name it is waited for; where nothing carries a name the call fails, and nobody else is asked to pay."""
+    monkeypatch.setattr(batch_single, "SHORTEST_POLL_MS", 1)
+    vendor = BatchVendor(kind, create="cut")
+    async with opened(vendor) as (seller, _):
+        if kind == "anthropic":
+            with pytest.raises(SubmitInDoubt) as caught:
+                [delta async for delta in seller.execute(ticket(seller, kind))]
+            assert not caught.value.retryable
+        else:
+            (delta,) = [delta async for delta in seller.execute(ticket(seller, kind))]
+            assert delta.delta["content"] == "then: alone"
+        assert len(vendor.batches) == 1
+
+
 async def test_a_batch_of_one_that_is_late_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the deadline the vendor is told to stop, and the call fails as any that is late."""
     monkeypatch.setattr(batch_single, "SHORTEST_POLL_MS", 5)
