@@ -6,7 +6,7 @@ a limit's shadow price.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +19,8 @@ from .limits import UNITS_PER_PRICE, ShadowPrices, per_unit_usd
 
 if TYPE_CHECKING:
     from solver import Plan, Prices, Problem
+    from solver.rows import Rows
+    from solver.spread import Spread
 
 __all__ = ["BatchBook", "BatchLimit", "BatchOffer", "BatchPlan", "clear_batch", "problem_of"]
 
@@ -105,8 +107,11 @@ def clear_batch(
     warm: Prices | None = None,
     seed: int = 0,
     threads: int = 2,
+    spread: Callable[[Rows], Spread] | None = None,
 ) -> BatchPlan:
     """The best assignment of a batch, with a proof of how far from the best it can be.
+
+    spread: sends parts of the batch elsewhere, where the dense passes are made.
 
     Raises :class:`solver.InvalidProblem` when the arrays do not fit one another.
     """
@@ -121,6 +126,7 @@ def clear_batch(
         warm=warm,
         seed=seed,
         threads=threads,
+        spread=spread,
     )
     limits = _limits_of(problem, plan, names)
     code, row = _codes_of(book, plan, limits)

@@ -22,6 +22,9 @@ from .plan_pricing import PRICED_AT_ONCE, BookMaker, Pricing
 from .plan_reading import Progress, ReadBatch
 
 if TYPE_CHECKING:
+    from solver.rows import Rows
+    from solver.spread import Spread
+
     from .engine import Engine
 
 __all__ = [
@@ -76,9 +79,17 @@ class PricedShard:
 
 
 class Makers(Protocol):
-    """Whoever prices shards. count: how many at a time."""
+    """Whoever prices shards."""
 
-    count: int
+    @property
+    def count(self) -> int:
+        """How many at a time."""
+        ...
+
+    @property
+    def spread(self) -> Callable[[Rows], Spread] | None:
+        """Where the solver's dense passes are made, None = here."""
+        ...
 
     def submit(self, shard: Any, budgets: dict[str, int | None]) -> Future[PricedShard | InputInvalid]:
         """Price a shard, given default budgets by account."""
@@ -128,6 +139,7 @@ class _Here:
     """Prices in this process, at once."""
 
     count = 1
+    spread = None
 
     def __init__(self, pricing: Pricing) -> None:
         self._pricing = pricing
@@ -140,6 +152,8 @@ class _Here:
 
 class _Processes:
     """Prices in processes of this machine; each is sent the pricing once."""
+
+    spread = None
 
     def __init__(self, pool: ProcessPoolExecutor, count: int) -> None:
         self._pool, self.count = pool, count

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +38,9 @@ from .wire import PlanOptions
 from .wire_out import reject_out
 
 if TYPE_CHECKING:
+    from solver.rows import Rows
+    from solver.spread import Spread
+
     from .engine import Engine
 
 __all__ = ["PlannedBatch", "ReadBatch", "plan_batch", "plan_requests", "read_orders"]
@@ -217,6 +220,8 @@ async def plan_requests(
     pricing = _pricing(engine, options, account, sample, lines.lines_about(SAMPLE))
     with engines(pricing, lines.size) as makers:
         batch, maker = await price_file(engine, lines, pricing, makers, progress)
+        if makers.spread is not None:
+            return await _planned(engine, batch, maker, pricing, options, progress, None, makers.spread)
     return await _planned(engine, batch, maker, pricing, options, progress, apart)
 
 
@@ -271,6 +276,7 @@ async def _planned(
     options: PlanOptions,
     progress: Progress | None,
     apart: Executor | None,
+    spread: Callable[[Rows], Spread] | None = None,
 ) -> PlannedBatch:
     book = maker.book()
     if progress is not None:
@@ -283,6 +289,7 @@ async def _planned(
         gap=options.gap,
         time_limit_s=options.time_limit_s,
         seed=options.seed,
+        spread=spread,
     )
     plan = solve() if apart is None else await asyncio.get_running_loop().run_in_executor(apart, solve)
     told = {"gap": plan.gap, "served": plan.served, "solve_s": sum(plan.seconds.values())}

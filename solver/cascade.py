@@ -55,6 +55,10 @@ class Leads:
 def leads(rows: Rows, lam: Floats, worth: Floats, costs: bool = True, at: Ints | None = None) -> Leads:
     """The leads of the requests ``at`` (all of them with None) at prices lam."""
     n = rows.n if at is None else len(at)
+    if rows.spread is not None and 2 * n > rows.n:
+        parts = rows.spread.leads(lam, worth, costs)
+        best, least, lead = (np.concatenate([part[k] for part in parts]) for k in range(3))
+        return Leads(best, least, lead) if at is None else Leads(best[at], least[at], lead[at])
     best, least, lead = np.empty(n, np.int32), np.empty(n, np.float32), np.empty(n, np.float32)
     value = worth.astype(np.float32)
 

@@ -26,6 +26,8 @@ def cheapest(rows: Rows, lam: Floats, costs: bool = True) -> Floats:
     def work(lo: int, hi: int) -> Any:
         return rows.reduced(lam, lo, hi, np.float64, costs).min(axis=1, initial=float(NEVER))
 
+    if rows.spread is not None:
+        return np.where(rows.option, np.concatenate(rows.spread.cheapest(lam, costs)), np.inf)
     least = np.concatenate([np.zeros(0), *rows.passes.over(rows.n, rows.m, work)])
     return np.where(rows.option, least, np.inf)
 

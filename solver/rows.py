@@ -12,13 +12,16 @@ and for a family with groups lambda is indexed by the group of i. Rows that no a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .passes import Passes
 from .problem import Limit, Problem, tolerance
+
+if TYPE_CHECKING:
+    from .spread import Spread
 
 __all__ = ["NEVER", "Family", "Floats", "Ints", "Rows", "compile_rows"]
 
@@ -73,6 +76,7 @@ class Rows:
     active: Ints  # int64[K]
     caps: Floats  # float64[K]
     families: list[Family]
+    spread: Spread | None = None  # who makes the dense passes elsewhere; None = they are made here
 
     @property
     def n(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from .blas import one_blas_thread
@@ -15,6 +17,7 @@ from .relax import relax, relax_kept, relax_served
 from .rounding import improve
 from .rows import Floats, Rows, compile_rows
 from .search import Deadline, Search
+from .spread import Spread
 
 __all__ = ["solve"]
 
@@ -34,10 +37,12 @@ def solve(
     warm: Prices | None = None,
     seed: int = 0,
     threads: int = 2,
+    spread: Callable[[Rows], Spread] | None = None,
 ) -> Plan:
     """The best assignment found within the time limit, with a proof of how far from best it can be.
 
     gap: stop once the proven relative gap is at most this. warm: prices of a similar problem to start from.
+    spread: sends parts of the requests elsewhere, where the dense passes are then made; the plan is the same.
     Raises :class:`InvalidProblem` for arguments out of range.
     """
     if objective not in OBJECTIVES:
@@ -56,6 +61,7 @@ def solve(
     try:
         with one_blas_thread(), np.errstate(all="ignore"):
             rows = compile_rows(problem, passes, surplus)
+            rows.spread = None if spread is None else spread(rows)
             deadline.stage("compile")
             deadline.reserve(deadline.stages["compile"])  # the plan and its proof read the same arrays again
             search = _start(rows, deadline, surplus, gap, seed)
