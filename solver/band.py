@@ -25,11 +25,13 @@ BLOCK_OPTIONS = 1 << 15  # options per block: its arrays stay in the cache
 class Block:
     """b requests of a band: columns int64[w, b], cost float64[w, b], usage per family.
 
-    features: float64[w, b] per family without groups. grouped: (usage float64[w, b], row int64[b], K = none).
+    weight: float64[b], how many requests each stands for. features: float64[w, b] per family without groups.
+    grouped: (usage float64[w, b], row int64[b], K = none).
     """
 
     columns: Ints
     cost: Floats
+    weight: Floats
     features: list[Floats]
     grouped: list[tuple[Floats, Ints]]
 
@@ -72,9 +74,9 @@ class Band:
         for f, u in enumerate(block.features):
             price = feature_price[f * m2 : (f + 1) * m2]
             if price.any():
-                out += u * price[block.columns]
+                out += u * price.take(block.columns)
         for u, row in block.grouped:
-            out += u * row_price[row]
+            out += u * row_price.take(row)
         return out
 
     def used(self, block: Block, v: Floats) -> tuple[Floats, Floats]:
@@ -86,6 +88,14 @@ class Band:
         groups = np.zeros(self.k + 1)
         for u, row in block.grouped:
             groups += np.bincount(row, (u * v).sum(axis=0), minlength=self.k + 1)
+        return features, groups
+
+    def summed(self, parts: Iterator[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+        """The sum of :meth:`used` over blocks, in order."""
+        features, groups = np.zeros(self.lift.shape[1]), np.zeros(self.k + 1)
+        for feature, group in parts:
+            features += feature
+            groups += group
         return features, groups
 
     def total(self, parts: tuple[Floats, Floats]) -> Floats:
@@ -102,12 +112,14 @@ def make_band(
     costs: bool = True,
     unserved_cap: float | None = None,
     keep: npt.NDArray[np.bool_] | None = None,
+    weight: Floats | None = None,
 ) -> Band:
     """A band of requests with their options.
 
     options: (requests int64[r], columns int[w, r]) for every width w; column m = unserved, m + 1 = dead.
     worth: float64[n], V_i. caps: float64[K], what the fixed requests leave. costs: False makes all columns free
     (then V is the weight). unserved_cap: adds the row "weight unserved <= cap". keep: rows seen, others are not.
+    weight: float64[n], how many requests each stands for; None = one.
     """
     m, k = rows.m, rows.k
     with_unserved = unserved_cap is not None
@@ -134,7 +146,10 @@ def make_band(
         step = max(256, BLOCK_OPTIONS // len(columns))
         for lo in range(0, len(requests), step):
             i = requests[lo : lo + step]
-            blocks.append(_block(rows, i, columns[:, lo : lo + step], worth[i], costs, total, seen, unserved))
+            block = _block(rows, i, columns[:, lo : lo + step], worth[i], costs, total, seen, unserved)
+            if weight is not None:
+                block.weight = weight[i]
+            blocks.append(block)
         sizes.append(len(blocks) - before)
     size = sum(len(requests) for requests, _ in options)
     mean = sum(float(worth[requests].sum()) for requests, _ in options) / max(1, size)
@@ -182,7 +197,7 @@ def _block(
         if own:
             features.append(np.zeros(j.shape))
         features[at] = np.where(j == m, rows.weight[i], features[at])
-    return Block(j, cost, features, grouped)
+    return Block(j, cost, np.ones(len(i)), features, grouped)
 
 
 def _set_scale(band: Band) -> None:

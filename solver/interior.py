@@ -1,85 +1,81 @@
 """Dual prices of a band by a primal-dual interior-point method, requests eliminated.
 
-    min sum_i sum_o c_oi x_oi + W sum_k e_k    sum_o x_oi = 1    sum a_koi x_oi + s_k - e_k = b_k    x, s, e >= 0
+    min sum_i sum_o c_oi x_oi + W sum_k e_k    sum_o x_oi = w_i    sum a_koi x_oi + s_k - e_k = b_k    x, s, e >= 0
 
-with dual y_i, 0 <= lam_k <= W and z_oi = c_oi + sum_k lam_k a_koi - y_i >= 0. e makes every band feasible. One step
-solves a dense system in lam only (K x K): with D = x / z and d_i = sum_o D_oi,
+with dual y_i, 0 <= lam_k <= W and z_oi = c_oi + sum_k lam_k a_koi - y_i >= 0. e makes every band feasible; w_i is how
+many requests i stands for. One step solves a dense system in lam only (K x K): with D = x / z and d_i = sum_o D_oi,
 
     (sum_i A_i (diag D_i - D_i D_i' / d_i) A_i' + diag(s / lam + e / (W - lam))) dlam = rhs.
 
-Products follow omega_i mu instead of mu (omega_i: the size of r_i when the run starts), so every request is blurred
-relative to its own cost; without it overload, where prices dwarf costs, needs three times the steps.
+Products follow omega_i mu instead of mu (omega_i: the size of w_i r_i when the run starts), so every request is
+blurred relative to its own cost. A run starts from centred points at balanced prices (:mod:`solver.central`), and
+while the gap is large the few requests that would block a step are centred again on their own instead.
 Method: S. Mehrotra 1992 (predictor, corrector), J. Gondzio 1996 (centrality correctors), F. Colombo and
 J. Gondzio 2008; the centring weight is capped at 0.1 and both step lengths are one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .band import Band, Block
+from .band import Band
+from .central import TURNS, State, balanced
 from .rows import Floats, Ints
 from .schur import schur
 
-__all__ = ["InteriorPoint", "solve_band"]
+__all__ = ["InteriorPoint", "balanced_prices", "solve_band"]
 
-CENTRING = 0.1
+CENTRING, LEAST_CENTRING = 0.1, 1e-2
 CORRECTORS = 3
-START = 1.0  # mu at the start of a cold run, relative to omega
+START = 0.1  # mu at the start, relative to omega
+ROUGH_PRICE = 0.3  # prices before they are balanced, in mean costs per mean use
 LEAST_MU = 1e-13
-PATIENCE = 4  # short steps in a row after which a warm run is given up
-HIGH = 0.1  # prices at the start of a cold run, in V per mean use: from above, overload is reached too
+MOST_STEPS = 100
+BLOCKING = 0.005  # share of the requests that may be centred again instead of shortening a step
+SETTLED = 0.03  # gap below which none are: the rows would not close
+HARM = 0.05  # residual that such requests may not cause
 
 
 @dataclass(slots=True, eq=False)
 class InteriorPoint:
-    """lam: float64[K]; value: of the relaxed band, V for who is not served; fractions: per entry of the options, the largest option of each request and its x; gap: relative; converged: gap and residual met."""
+    """Prices and the relaxed choice of a band.
+
+    lam: float64[K]. value: of the relaxed band, V for who is not served. fractions: per entry of the options, the
+    largest option of each request and its share. gap: relative to the cost of what is served. residual: of the rows,
+    relative. converged: gap and residual met.
+    """
 
     lam: Floats
     value: float
     fractions: list[tuple[Ints, Floats]]
     gap: float
+    residual: float
     steps: int
     converged: bool
-
-
-@dataclass(slots=True, eq=False)
-class _State:
-    """Iterates of one block, all (w, b) but y, omega (b)."""
-
-    block: Block
-    cost: Floats
-    omega: Floats
-    x: Floats
-    z: Floats
-    y: Floats
-    target: Floats  # rc, the right-hand side of the complementarity rows
-    d: Floats
-    dd: Floats
-    dx: Floats
-    dz: Floats
-    dy: Floats
 
 
 def solve_band(
     band: Band,
     tolerance: float,
-    most_steps: int = 100,
     lam: Floats | None = None,
     start: float = START,
+    turns: int = TURNS,
+    patience: int = MOST_STEPS,
     left: Any = None,
 ) -> InteriorPoint:
     """Prices of the band to a relative gap (of the cost of what is served) of ``tolerance``.
 
-    lam: prices to start from, with ``start`` saying how far they are trusted (mu / omega). left: () -> seconds left.
+    lam: prices to start from; start: mu / omega there; turns: rounds of balancing before. patience: short steps in a
+    row after which the run is given up. left: () -> seconds left.
     """
-    run = _Run(band, lam, start)
+    run = _Run(band, lam, start, turns)
     short = 0
     before = left() if left is not None else 0.0
-    for step in range(most_steps):
+    for step in range(MOST_STEPS):
         run.measure()
         if run.gap <= tolerance and run.residual <= 1e-4:
             return run.result(step, True)
@@ -94,69 +90,81 @@ def solve_band(
             return run.result(step, False)
         length = run.advance()
         short = short + 1 if length < 0.1 else 0
-        if length < 1e-6 or (lam is not None and short >= PATIENCE):
+        if length < 1e-6 or short >= patience:
             break
     run.measure()
     return run.result(step + 1, run.gap <= tolerance and run.residual <= 1e-4)
 
 
+def balanced_prices(band: Band) -> Floats:
+    """float64[K]: prices at which no row is asked for much more than its cap, and none has a price for nothing."""
+    run = _Run.__new__(_Run)
+    run.scale(band, None, TURNS)
+    return run.lam * run.unit / band.scale
+
+
+@dataclass(slots=True)
+class _Step:
+    """Directions of the rows' variables, the longest step, and what products change by: length first + length^2 second."""
+
+    dlam: Floats
+    ds: Floats
+    de: Floats
+    length: float
+    first: float
+    second: float
+
+
 class _Run:
-    def __init__(self, band: Band, lam: Floats | None, start: float) -> None:
+    def scale(self, band: Band, lam: Floats | None, turns: int) -> Any:
         self.band, self.k = band, band.k
         size = max(1, sum(block.size for block in band.blocks))
         mean = sum(float(block.cost[block.columns < band.rows.m].sum()) for block in band.blocks)
         count = max(1, sum(int((block.columns < band.rows.m).sum()) for block in band.blocks))
         self.unit = max(mean / count, band.worth * 1e-3, 1e-12)
         self.b = band.caps / band.scale
-        worth = band.worth / self.unit
-        self.elastic = 20.0 * max(1.0, worth)
-        self.lam = np.full(self.k, min(30.0, max(0.3, HIGH * worth)))
-        if lam is not None:
-            self.lam = np.where(band.users > 0, lam * band.scale / self.unit, 0.0)
-        self.lam = np.clip(self.lam, 0.0, 0.5 * self.elastic)
-        self.states: list[_State] = []
-        used = self._begin(start)
-        weight = sum(float(state.omega.sum()) for state in self.states) / size
-        slack = np.maximum(self.b - used, 0.1 * np.maximum(np.abs(self.b), 1.0))
-        self.lam = np.minimum(np.maximum(self.lam, start * weight / slack), 0.5 * self.elastic)
-        used = self._begin(start)  # again, with prices that keep every product near its target
+        self.elastic = 20.0 * max(1.0, band.worth / self.unit)
+        costs = [block.cost / self.unit for block in band.blocks]
+        first = np.full(self.k, ROUGH_PRICE) if lam is None else lam * band.scale / self.unit
+        self.lam = np.where(band.users > 0, np.clip(first, 0.0, 0.5 * self.elastic), 0.0)
+        self.lam = np.minimum(balanced(band, costs, self.lam, self.b, turns), 0.5 * self.elastic)
+        return costs, size
+
+    def __init__(self, band: Band, lam: Floats | None, start: float, turns: int) -> None:
+        costs, size = self.scale(band, lam, turns)
+        used = self._begin(costs, start)
         self.weight = max(sum(float(state.omega.sum()) for state in self.states) / size, 1e-12)
-        self.s = np.maximum(self.b - used, 0.1 * np.maximum(np.abs(self.b), 1.0))
+        mu = start * self.weight
+        slack = np.maximum(self.b - used, 0.1 * np.maximum(np.maximum(self.b, used), 1.0))
+        self.lam = np.minimum(np.maximum(self.lam, mu / slack), 0.5 * self.elastic)
+        used = self._begin(costs, start)  # again, with prices that keep every product near its target
+        self.s = np.maximum(self.b - used, mu / self.lam)
         self.options = sum(float(state.omega.sum()) * len(state.x) for state in self.states)
         self.t = self.elastic - self.lam
-        self.e = start * self.weight / self.t
+        self.e = mu / self.t
         self.best_bound, self.best_lam = -np.inf, self.lam
-        self.gap = self.residual = np.inf
+        self.gap = self.apart = self.residual = np.inf
+        self.whole = False
 
-    def _begin(self, start: float) -> Floats:
+    def _begin(self, costs: list[Floats], start: float) -> Floats:
         """Iterates of every block at the current prices; returns the use of every row."""
         priced = self._prices(self.lam)
-        self.states = []
-        used: Any = None
-        for state, part in self.band.each(lambda block: self._start(block, priced, start)):
-            self.states.append(state)
-            used = part if used is None else (used[0] + part[0], used[1] + part[1])
-        return self._total(used)
+
+        def work(at: int) -> Any:
+            block = self.band.blocks[at]
+            state = State.at(block, costs[at], self.band.priced(block, *priced), start)
+            return state, self.band.used(block, state.x)
+
+        both = list(self.band.rows.passes.map(work, list(range(len(costs)))))
+        self.states = [state for state, _ in both]
+        return self._total(self.band.summed(part for _, part in both))
 
     def _prices(self, lam: Floats) -> tuple[Floats, Floats]:
         scaled = lam / self.band.scale
         return scaled @ self.band.lift, np.append(scaled, 0.0)
 
-    def _total(self, used: Any) -> Floats:
-        return np.zeros(self.k) if used is None else self.band.total(used) / self.band.scale
-
-    def _start(self, block: Block, priced: tuple[Floats, Floats], start: float) -> tuple[_State, Any]:
-        cost = block.cost / self.unit
-        r = cost + self.band.priced(block, *priced)
-        least = r.min(axis=0)
-        omega = np.maximum(least, 1e-3)
-        y = least - start * omega
-        z = r - y
-        x = 1.0 / z
-        x /= x.sum(axis=0)
-        empty = np.zeros(0)
-        state = _State(block, cost, omega, x, z, y, empty, empty, empty, empty, empty, empty)
-        return state, self.band.used(block, x)
+    def _total(self, used: tuple[Floats, Floats]) -> Floats:
+        return self.band.total(used) / self.band.scale
 
     def measure(self) -> None:
         """mu, residuals, gap; also the Schur complement and the predictor's right-hand side, in one pass."""
@@ -165,14 +173,10 @@ class _Run:
         self.schur = np.zeros((k, k))
         self.rhs: Any = np.zeros(k)
         xz = primal = dual = served = 0.0
-        used: Any = None
-        rhs: Any = None
         feature = None
         cross: Any = np.zeros((k, self.band.lift.shape[1]))
         for part in parts:
             xz, primal, dual, served = xz + part[0], primal + part[1], dual + part[2], served + part[3]
-            used = part[4] if used is None else (used[0] + part[4][0], used[1] + part[4][1])
-            rhs = part[5] if rhs is None else (rhs[0] + part[5][0], rhs[1] + part[5][1])
             feature = part[6] if feature is None else feature + part[6]
             for at, block_cross in part[7]:
                 cross[at] += block_cross
@@ -184,30 +188,38 @@ class _Run:
             mixed = cross @ lift.T
             self.schur += mixed + mixed.T
             self.schur /= self.band.scale[:, None] * self.band.scale[None, :]
-        self.used = self._total(used)
-        self.total_rhs = self._total(rhs)
+        self.used = self._total(self.band.summed(part[4] for part in parts))
+        self.total_rhs = self._total(self.band.summed(part[5] for part in parts))
         self.miss = self.b - self.used - self.s + self.e
         self.xz = xz + float(self.s @ self.lam) + float(self.e @ self.t)
         self.mu = self.xz / (self.options + 2 * self.weight * k)
+        before = self.residual
         self.residual = float((np.abs(self.miss) / (1 + np.abs(self.b))).max(initial=0.0))
         bound = dual - float(self.lam @ self.b)
-        primal += self.elastic * float(self.e.sum())
-        self.primal = primal
+        # rows that do not close yet are paid for at their prices, so the value is never too low
+        primal += self.elastic * float(self.e.sum()) + float(self.lam @ np.abs(self.miss))
         if bound > self.best_bound:
             self.best_bound, self.best_lam = bound, self.lam.copy()
-        self.gap = (primal - self.best_bound) / max(served, 1e-12)
+        self.apart = (primal - self.best_bound) / max(served, 1e-12)
+        # rows that do not close yet are paid for at their prices, so the value is never too low
+        self.primal = primal + float(self.lam @ np.abs(self.miss))
+        self.gap = (self.primal - self.best_bound) / max(served, 1e-12)
+        # centred again on their own, requests leave rows unclosed: that must stop where it does harm, and in the end
+        self.whole = (
+            self.whole or self.apart < SETTLED or (self.residual > 1.5 * before and self.residual > HARM)
+        )
 
-    def _measure(self, state: _State) -> Any:
+    def _measure(self, state: State) -> Any:
         block, band = state.block, self.band
         xz = state.x * state.z
         state.dd = state.x / state.z
         state.d = state.dd.sum(axis=0)
         value = state.cost * state.x
         served = float(value[block.columns < band.rows.m].sum())
-        dual = float((state.y + state.z.min(axis=0)).sum())
+        dual = float(block.weight @ (state.y + state.z.min(axis=0)))
         state.target = -xz
-        # rc / z = -x, so the row residual 1 - sum x and the predictor's -sum rc/z make 1 together
-        push = state.dd / state.d - state.x
+        # rc / z = -x, so the row residual w - sum x and the predictor's -sum rc/z make w together
+        push = state.dd * (block.weight / state.d) - state.x
         feature, cross, pairs = schur(band, block, state.dd, state.d)
         return (
             float(xz.sum()),
@@ -238,10 +250,8 @@ class _Run:
             shift *= 100
         return False
 
-    def _direction(
-        self, total: Floats, rcs: Floats, rce: Floats
-    ) -> tuple[Floats, Floats, Floats, float, Any]:
-        """(dlam, ds, de, largest relative decrease, sums of the products) for the targets held by the blocks."""
+    def _direction(self, total: Floats, rcs: Floats, rce: Floats) -> _Step:
+        """The step for the targets held by the blocks."""
         from scipy.linalg import lapack
 
         rhs = total + rcs / self.lam - rce / self.t - self.miss
@@ -252,83 +262,91 @@ class _Run:
         )
         ds = (rcs - self.s * dlam) / self.lam
         de = (rce + self.e * dlam) / self.t
-        worst = max([part[0] for part in parts], default=0.0)
         own = [-ds / self.s, -dlam / self.lam, -de / self.e, dlam / self.t]
-        worst = max(worst, *(float(ratio.max(initial=0.0)) for ratio in own))
-        first = sum(part[1] for part in parts) + float(
+        worst = max(self._worst(), *(float(ratio.max(initial=0.0)) for ratio in own))
+        first = sum(part[0] for part in parts) + float(
             self.s @ dlam + self.lam @ ds + self.t @ de - self.e @ dlam
         )
-        second = sum(part[2] for part in parts) + float(ds @ dlam - de @ dlam)
-        return dlam, ds, de, worst, (first, second)
+        second = sum(part[1] for part in parts) + float(ds @ dlam - de @ dlam)
+        return _Step(dlam, ds, de, 1.0 / max(1.0, worst), first, second)
 
-    def _block_direction(self, state: _State, priced: tuple[Floats, Floats]) -> tuple[float, float, float]:
+    def _worst(self) -> float:
+        """By how many times its room the request moves that is to block the step."""
+        ratios = [state.ratio for state in self.states]
+        if self.whole:
+            return max((float(ratio.max(initial=0.0)) for ratio in ratios), default=0.0)
+        every = np.concatenate([np.zeros(1), *ratios])
+        at = int(len(every) * (1 - BLOCKING))
+        return float(np.partition(every, at)[at])
+
+    def _block_direction(self, state: State, priced: tuple[Floats, Floats]) -> tuple[float, float]:
         push = self.band.priced(state.block, *priced)
         rz = state.target / state.z
-        state.dy = (1.0 - state.x.sum(axis=0) - rz.sum(axis=0) + (state.dd * push).sum(axis=0)) / state.d
+        missing = state.block.weight - state.x.sum(axis=0)
+        state.dy = (missing - rz.sum(axis=0) + (state.dd * push).sum(axis=0)) / state.d
         push -= state.dy
         state.dz = push
         state.dx = rz - state.dd * push
-        low = min(float((state.dx / state.x).min(initial=0.0)), float((state.dz / state.z).min(initial=0.0)))
-        first = float((state.x * state.dz).sum() + (state.z * state.dx).sum())
-        return -low, first, float((state.dx * state.dz).sum())
+        state.ratio = -np.minimum((state.dx / state.x).min(axis=0), (state.dz / state.z).min(axis=0))
+        first = float(np.vdot(state.x, state.dz) + np.vdot(state.z, state.dx))
+        return first, float(np.vdot(state.dx, state.dz))
 
-    def _aim(self, change: Any) -> Floats:
+    def _aim(self, change: Callable[[State], None]) -> Floats:
         """Sets new targets in every block and returns A(rz + D (rp - sum rz) / d), scaled."""
 
-        def work(state: _State) -> Any:
+        def work(state: State) -> Any:
             change(state)
             rz = state.target / state.z
-            push = rz + state.dd * ((1.0 - state.x.sum(axis=0) - rz.sum(axis=0)) / state.d)
+            missing = state.block.weight - state.x.sum(axis=0)
+            push = rz + state.dd * ((missing - rz.sum(axis=0)) / state.d)
             return self.band.used(state.block, push)
 
-        used: Any = None
-        for part in self.band.rows.passes.map(work, self.states):
-            used = part if used is None else (used[0] + part[0], used[1] + part[1])
-        return self._total(used)
+        return self._total(self.band.summed(self.band.rows.passes.map(work, self.states)))
 
     def advance(self) -> float:
         """One predictor-corrector step; returns its length."""
-        dlam, ds, de, worst, (first, second) = self._direction(
-            self.total_rhs, -self.s * self.lam, -self.e * self.t
-        )
-        length = 1.0 / max(1.0, worst)
-        after = self.xz + length * first + length * length * second
-        sigma = min(CENTRING, max((max(after, 0.0) / self.xz) ** 3, 1e-4))
+        step = self._direction(self.total_rhs, -self.s * self.lam, -self.e * self.t)
+        after = self.xz + step.length * step.first + step.length**2 * step.second
+        sigma = min(CENTRING, max((max(after, 0.0) / self.xz) ** 3, LEAST_CENTRING))
         goal = sigma * self.mu
+        rough = self.mu if not self.whole else np.inf
 
-        def correct(state: _State) -> None:
-            state.target = goal * state.omega - state.x * state.z - state.dx * state.dz
+        def correct(state: State) -> None:
+            second = np.clip(state.dx * state.dz, -rough * state.omega, rough * state.omega)
+            state.target = goal * state.omega - state.x * state.z - second
 
         total = self._aim(correct)
-        rcs = goal * self.weight - self.s * self.lam - ds * dlam
-        rce = goal * self.weight - self.e * self.t + de * dlam
-        dlam, ds, de, worst, _ = self._direction(total, rcs, rce)
-        length = 1.0 / max(1.0, worst)
+        rcs = goal * self.weight - self.s * self.lam - step.ds * step.dlam
+        rce = goal * self.weight - self.e * self.t + step.de * step.dlam
+        step = self._direction(total, rcs, rce)
         for _ in range(CORRECTORS):
-            if length > 0.9:
+            if step.length > 0.9:
                 break
-            kept = (dlam, ds, de, length, [(s.dx, s.dz, s.dy, s.target) for s in self.states])
-            reach = min(1.0, 1.4 * length + 0.15)
+            kept = [(s.dx, s.dz, s.dy, s.ratio, s.target) for s in self.states]
+            reach = min(1.0, 1.4 * step.length + 0.15)
             total = self._aim(lambda state: self._centre(state, goal, reach))  # noqa: B023
-            rcs = rcs + _towards((self.s + reach * ds) * (self.lam + reach * dlam), goal * self.weight)
-            rce = rce + _towards((self.e + reach * de) * (self.t - reach * dlam), goal * self.weight)
-            dlam, ds, de, worst, _ = self._direction(total, rcs, rce)
-            longer = 1.0 / max(1.0, worst)
-            if longer < length + 0.01:
-                dlam, ds, de, length, blocks = kept
-                for state, (dx, dz, dy, target) in zip(self.states, blocks, strict=True):
-                    state.dx, state.dz, state.dy, state.target = dx, dz, dy, target
+            rcs = rcs + _towards(
+                (self.s + reach * step.ds) * (self.lam + reach * step.dlam), goal * self.weight
+            )
+            rce = rce + _towards(
+                (self.e + reach * step.de) * (self.t - reach * step.dlam), goal * self.weight
+            )
+            longer = self._direction(total, rcs, rce)
+            if longer.length < step.length + 0.01:
+                for state, before in zip(self.states, kept, strict=True):
+                    state.dx, state.dz, state.dy, state.ratio, state.target = before
                 break
-            length = longer
-        step = length if length == 1.0 else 0.98 * length
-        list(self.band.rows.passes.map(lambda state: _move(state, step), self.states))
-        self.lam = self.lam + step * dlam
+            step = longer
+        length = step.length if step.length == 1.0 else 0.98 * step.length
+        centred = (1.0 - length) * self.mu + length * goal
+        list(self.band.rows.passes.map(lambda state: _move(state, length, centred), self.states))
+        self.lam = self.lam + length * step.dlam
         self.t = self.elastic - self.lam
-        self.s = self.s + step * ds
-        self.e = self.e + step * de
-        return step
+        self.s = self.s + length * step.ds
+        self.e = self.e + length * step.de
+        return length
 
-    def _centre(self, state: _State, goal: float, reach: float) -> None:
+    def _centre(self, state: State, goal: float, reach: float) -> None:
         product = (state.x + reach * state.dx) * (state.z + reach * state.dz)
         state.target = state.target + _towards(product, goal * state.omega)
 
@@ -340,12 +358,14 @@ class _Run:
             states = self.states[at : at + size]
             at += size
             top = np.concatenate([state.x.argmax(axis=0) for state in states])
-            fractions.append((top, np.concatenate([state.x.max(axis=0) for state in states])))
+            share = [state.x.max(axis=0) / state.block.weight for state in states]
+            fractions.append((top, np.concatenate(share)))
         return InteriorPoint(
             self.best_lam * self.unit / self.band.scale,
             self.primal * self.unit,
             fractions,
             self.gap,
+            self.residual,
             steps,
             converged,
         )
@@ -359,7 +379,8 @@ def _towards(product: Floats, goal: Any) -> Floats:
     )
 
 
-def _move(state: _State, step: float) -> None:
-    state.x = state.x + step * state.dx
-    state.z = state.z + step * state.dz
-    state.y = state.y + step * state.dy
+def _move(state: State, length: float, centred: float) -> None:
+    state.x = state.x + length * state.dx
+    state.z = state.z + length * state.dz
+    state.y = state.y + length * state.dy
+    state.recentre(centred, length)

@@ -6,26 +6,17 @@ import numpy as np
 import numpy.typing as npt
 
 from .band import make_band
-from .cascade import (
-    WHOLE_OPTIONS,
-    all_options,
-    first_base,
-    first_width,
-    leads,
-    options_within,
-    relaxed,
-    sampled,
-    settle_groups,
-    sift,
-)
+from .cascade import WHOLE_OPTIONS, Round, first, relaxed, sampled, sift
 from .interior import solve_band
+from .options import all_options, leads, options_within
 from .rows import Floats
 from .search import Search
 
 __all__ = ["relax", "relax_kept", "relax_served"]
 
-ROUNDS = 6
+ROUNDS = 12
 FIRST = 1e-3  # gap of the first round on everything; the next ones have fewer options
+NARROWEST, WIDEST = 0.003, 0.1  # leads of who chooses again in a later round
 
 
 def relax(
@@ -44,75 +35,39 @@ def relax(
     tolerance = max(1e-7, min(1e-5, 0.05 * search.gap))
     alive = np.flatnonzero(rows.alive)
     if len(alive) * (rows.m + 1) <= WHOLE_OPTIONS:
-        whole, base, loose = relaxed(rows, worth, left, tolerance)
+        whole = relaxed(rows, worth, left, tolerance)
         search.believe(whole.lam)
-        return base, loose
+        return whole.base, whole.loose
     if warm is not None:
         lam, wrong = warm, 0.05
     else:
         lam, wrong = sampled(rows, worth, search.seed, left)
-    lam = settle_groups(rows, lam, worth, alive, rows.caps)
-    base = first_base(rows, lam, worth, alive, rows.caps, True)
-    loose = np.zeros(rows.n, bool)
-    best, close = -np.inf, warm is not None
-    wrong = first_width(rows, base, alive, wrong)
-    for turn in range(ROUNDS):
-        if turn and left() <= 0:
+    found = first(rows, lam, worth, alive, wrong, FIRST, left)
+    bound = -np.inf
+    for _ in range(ROUNDS):
+        bound = max(bound, search.believe(found.lam))
+        miss = _miss(search, found, bound)
+        if left() <= 0 or miss <= 3 * tolerance:
             break
-        found = sift(
-            rows,
-            lam,
-            worth,
-            alive,
-            rows.caps,
-            base,
-            loose,
-            wrong,
-            tolerance if turn else FIRST,
-            left=left,
-            close=close,
-        )
-        lam, loose, close = found.lam, found.loose, found.converged
-        bound = search.believe(lam)
-        served = base[alive] < rows.m
-        cost = float(rows.problem.cost[alive[served], base[alive[served]]].sum())
-        miss = (found.value - bound) / max(cost, 1.0)
-        if miss <= 3 * tolerance:
-            break
-        wrong = max(min(wrong, 0.1) / 3, 0.005) if bound > best else min(3 * wrong, 0.3)
-        best = max(best, bound)
-    return base, loose
+        wrong = min(WIDEST, max(NARROWEST, 3.0 * miss))
+        found = sift(rows, found.lam, worth, alive, found.base, found.loose, wrong, tolerance, left)
+    return found.base, found.loose
 
 
-def relax_served(search: Search, base: npt.NDArray[np.int32], share: float) -> None:
-    """Prices of use alone: how much can be served at all (columns cost nothing, V is the weight)."""
+def _miss(search: Search, found: Round, bound: float) -> float:
+    """By what share of the cost the relaxation's value may be above the least."""
+    rows = search.rows
+    served = np.flatnonzero((found.base >= 0) & (found.base < rows.m))
+    return (found.value - bound) / max(float(rows.problem.cost[served, found.base[served]].sum()), 1.0)
+
+
+def relax_served(search: Search, share: float) -> None:
+    """Prices of use alone: how much can be served at all (columns cost nothing, V is the weight); for what is small."""
     rows = search.rows
     stop = search.deadline.left * (1 - share)
-
-    def left() -> float:
-        return search.deadline.left - stop
-
-    alive = np.flatnonzero(rows.alive)
-    weight = rows.weight
-    if len(alive) * (rows.m + 1) <= WHOLE_OPTIONS:
-        search.price_served(relaxed(rows, weight, left, 1e-6, costs=False)[0].lam)
-        return
-    lam = search.mu
-    base = base.copy()
-    loose = np.zeros(rows.n, bool)
-    wrong = 0.05
-    for _ in range(3):
-        if left() <= 0:
-            return
-        before = search.served_bound
-        found = sift(
-            rows, lam, weight, alive, rows.caps, base, loose, wrong, 1e-6, costs=False, left=left, close=True
-        )
-        lam, loose = found.lam, found.loose
-        search.price_served(lam)
-        if before - search.served_bound < 1e-5 * before:
-            return
-        wrong /= 3
+    if np.count_nonzero(rows.alive) * (rows.m + 1) <= WHOLE_OPTIONS:
+        whole = relaxed(rows, rows.weight, lambda: search.deadline.left - stop, 1e-6, costs=False)
+        search.price_served(whole.lam)
 
 
 def relax_kept(search: Search, base: npt.NDArray[np.int32]) -> None:
@@ -139,8 +94,7 @@ def relax_kept(search: Search, base: npt.NDArray[np.int32]) -> None:
         spare -= float(rows.weight[idle].sum())
         room = rows.caps - rows.load(fixed)
         i = np.flatnonzero(is_open)
-        present = np.where(search.choice < 0, rows.m, search.choice).astype(np.int32)
-        options = options_within(rows, search.lam, search.nu * rows.weight, i, np.full(len(i), 0.1), present)
+        options = options_within(rows, search.lam, search.nu * rows.weight, i, 0.1, search.choice)
     band = make_band(rows, options, worth, room, unserved_cap=spare)
     found = solve_band(band, 1e-6, left=lambda: search.deadline.left)
     search.price(found.lam[: rows.k])

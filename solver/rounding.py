@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from .cascade import leads
 from .core import integer, part
 from .greedy import fill
+from .options import leads
 from .rows import NEVER, Floats, Ints, Rows
 from .search import Search
 

@@ -148,16 +148,6 @@ class Rows:
             term *= row[:, None]
         r += term
 
-    def most_use(self, family: Family, i: Ints) -> Floats:
-        """float64[len(i)]: the largest |usage| of a family over the possible columns of each request."""
-        if not isinstance(family.usage, np.ndarray):
-            return np.full(len(i), float(np.abs(family.cover).max()))
-        if family.usage.ndim == 1:
-            return np.abs(family.usage[i].astype(np.float64))
-        return np.asarray(
-            np.where(self.possible[i], np.abs(family.usage[i]), 0).max(axis=1), dtype=np.float64
-        )
-
     def pairs(self, i: Ints, j: Ints) -> tuple[Ints, Ints, Floats]:
         """Usage of pairs (i[p], j[p]) as triples (p, active row, usage), zeros left out."""
         parts = []
@@ -184,8 +174,16 @@ class Rows:
         p, k, a = (np.concatenate([part[t] for part in parts]) for t in range(3))
         return p, k, a
 
-    def load(self, choice: npt.NDArray[np.integer[Any]], among: Ints | None = None) -> Floats:
-        """float64[K]: use of every active row by an assignment (of the requests ``among`` only)."""
+    def load(
+        self,
+        choice: npt.NDArray[np.integer[Any]],
+        among: Ints | None = None,
+        times: Floats | None = None,
+    ) -> Floats:
+        """float64[K]: use of every active row by an assignment (of the requests ``among`` only).
+
+        times: float64[n], how many requests each stands for; None = one.
+        """
         i = np.flatnonzero(choice >= 0) if among is None else among[choice[among] >= 0]
         total = np.zeros(self.k)
         j = choice[i].astype(np.int64)
@@ -193,6 +191,8 @@ class Rows:
             keep = slice(None) if family.inside is None else family.inside[i]
             fi, fj = i[keep], j[keep]
             u = family.values(fi, fj)
+            if times is not None:
+                u = u * times[fi]
             if family.group is None:
                 rows: Any = family.cover @ np.bincount(fj, weights=u, minlength=self.m)
             else:

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from . import prices
-from .rows import Floats, Rows
+from .rows import Floats, Ints, Rows
 
 Choice = npt.NDArray[np.int32]
 
 __all__ = ["Choice", "Deadline", "Search"]
 
+SHUT = 0.2  # share of V that a row's price alone comes to where it decides who is served
 KNOWN = 4  # price vectors kept: which proves most depends on how much is served
 
 
@@ -115,10 +116,23 @@ class Search:
         rows = self.rows
         least = self.price(lam)
         self.steer = np.maximum(lam, 0.0)
-        if not self.surplus and rows.n:
-            per_weight = float(self.worth.sum() / rows.weight.sum())
-            self.price_served(lam / per_weight)
+        out = np.flatnonzero(rows.option & (least > self.worth))
+        if not self.surplus and len(out):
+            mu = self.steer / float(self.worth.sum() / rows.weight.sum())
+            self.price_served(mu)
+            self.price_served(np.where(self._shutting(out), mu, 0.0))
         return float(np.minimum(least[rows.option], self.worth[rows.option]).sum()) - float(lam @ rows.caps)
+
+    def _shutting(self, out: Ints) -> npt.NDArray[np.bool_]:
+        """bool[K]: rows that make a good part of what serving the requests ``out`` would cost.
+
+        The others tell costs apart, not who is served; without them the bound of what can be served is often better.
+        """
+        best = self.rows.reduced_at(out, self.steer).argmin(axis=1)
+        p, k, a = self.rows.pairs(out, best)
+        shut = np.zeros(self.rows.k, bool)
+        shut[k[self.steer[k] * a >= SHUT * self.worth[out[p]]]] = True
+        return shut
 
     def _bound(self, lam: Floats, least: Floats) -> tuple[float, float]:
         if self.surplus:

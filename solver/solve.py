@@ -106,7 +106,7 @@ def _stages(search: Search, warm: Prices | None) -> None:
     deadline.stage("prices")
     unsure = not search.surplus and bool(np.any(base[rows.alive] == rows.m))
     if unsure and deadline.left:
-        relax_served(search, base, PRICE_SHARE / 2)
+        relax_served(search, PRICE_SHARE / 2)
         deadline.stage("served")
     if np.count_nonzero(rows.possible) <= WHOLE_PAIRS and deadline.left and not search.optimal:
         if not search.done:

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .cascade import leads
+from .options import leads
 from .passes import Passes
 from .prices import cheapest
 from .problem import Problem
@@ -22,7 +22,7 @@ from .rows import Floats, Rows
 __all__ = ["Lead", "Part", "Spread", "bounds_of", "part_of"]
 
 Lead = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.float32]]
-"""See :class:`solver.cascade.Leads`."""
+"""See :class:`solver.options.Leads`."""
 
 
 class Spread(Protocol):
@@ -33,7 +33,7 @@ class Spread(Protocol):
         ...
 
     def leads(self, lam: Floats, worth: Floats, costs: bool) -> list[Lead]:
-        """Per part :func:`solver.cascade.leads` of all its requests. worth: of all requests."""
+        """Per part :func:`solver.options.leads` of all its requests. worth: of all requests."""
         ...
 
 

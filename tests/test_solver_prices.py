@@ -8,11 +8,14 @@ import pytest
 from benchmarks.instances import market
 from solver import Limit, Problem
 from solver.band import make_band
-from solver.cascade import ALL_OPEN, all_options, first_base, relaxed, sift
+from solver.cascade import first, relaxed, sampled, sift
+from solver.groups import settle_groups
 from solver.interior import solve_band
+from solver.options import all_options, leads
 from solver.passes import Passes
 from solver.prices import best_unserved, cheapest, cost_bound, served_bound
 from solver.rows import Rows, compile_rows
+from solver.sampling import drawn, seen
 
 
 def compiled(problem: Problem) -> Rows:
@@ -41,25 +44,51 @@ def test_relaxed_value_and_bound_agree(load: float) -> None:
     """Light load or overload: primal value and the bound recomputed from the prices meet."""
     rows = compiled(market(500, 8, load, seed=1))
     worth = np.full(rows.n, 30.0 * float(rows.problem.cost.max(axis=1).mean()))
-    found, _, _ = relaxed(rows, worth, lambda: 60.0, 1e-7)
+    found = relaxed(rows, worth, lambda: 60.0, 1e-7)
     least = cheapest(rows, found.lam)[rows.alive]
     bound = np.minimum(least, worth[rows.alive]).sum() - found.lam @ rows.caps
     assert found.converged
     assert found.value == pytest.approx(bound, rel=1e-5)
 
 
-def test_a_round_of_sifting_reaches_the_relaxation_of_everything() -> None:
-    """Starting from a fill at zero prices, a wide round finds the value of the program with all columns."""
-    rows = compiled(market(500, 8, 0.9, seed=2))
+@pytest.mark.parametrize("load", [0.9, 1.5])
+def test_rounds_of_sifting_reach_the_relaxation_of_everything(load: float) -> None:
+    """A sample, a first round at its prices and some more find the value of the program with all columns."""
+    rows = compiled(market(2000, 8, load, seed=2))
     worth = np.full(rows.n, 30.0 * float(rows.problem.cost.max(axis=1).mean()))
-    whole, _, _ = relaxed(rows, worth, lambda: 60.0, 1e-7)
+    whole = relaxed(rows, worth, lambda: 60.0, 1e-7)
     alive = np.flatnonzero(rows.alive)
-    lam, loose = np.zeros(rows.k), np.zeros(rows.n, np.bool_)
-    base = first_base(rows, lam, worth, alive, rows.caps, True)
-    for wrong in (ALL_OPEN, 0.1, 0.1):
-        found = sift(rows, lam, worth, alive, rows.caps, base, loose, wrong, 1e-7, left=lambda: 60.0)
-        lam, loose = found.lam, found.loose
-    assert found.value == pytest.approx(whole.value, rel=1e-4)
+    lam, wrong = sampled(rows, worth, 0, lambda: 60.0)
+    found = first(rows, lam, worth, alive, wrong, 1e-3, lambda: 60.0)
+    for _ in range(6):
+        found = sift(rows, found.lam, worth, alive, found.base, found.loose, 0.1, 1e-7, lambda: 60.0)
+    assert found.value == pytest.approx(whole.value, rel=1e-5)
+    assert np.count_nonzero(found.loose) < rows.k
+
+
+def test_a_sample_stands_for_the_whole() -> None:
+    """Weights add up to about all requests in every group, large requests and small groups come as they are."""
+    rows = compiled(market(20_000, 6, 0.9, seed=3))
+    i, weight = drawn(rows, 2000, seed=0)
+    assert np.all(np.diff(i) > 0)
+    assert np.all(weight >= 1.0)
+    tenant = rows.problem.limits[-1].group
+    assert tenant is not None
+    count = np.bincount(tenant[rows.alive])
+    told = np.bincount(tenant[i], weight, minlength=len(count))
+    assert np.abs(told - count).max() <= 0.15 * count.max()
+    need = np.where(rows.possible[i], rows.problem.cost[i], 2**53).min(axis=1)
+    assert weight[np.argmax(need)] == 1.0
+    assert seen(rows, i, weight).sum() >= rows.k - 10
+
+
+def test_the_price_of_an_overspent_group_makes_its_cap_just_hold() -> None:
+    """Two requests of a tenant cost 3 each on the good column, 2 on the other, and 5 are there: one must move."""
+    tenant = Limit("tenant", np.array([5.0]), usage=np.array([[3, 2], [3, 2]]), group=np.zeros(2, np.int32))
+    rows = compiled(Problem(np.array([[1, 9], [1, 7]]), np.ones((2, 2), np.bool_), limits=[tenant]))
+    lam = settle_groups(rows, np.zeros(rows.k), np.full(2, 100.0), np.arange(2))
+    assert 6.0 - 0.1 <= lam[0] <= 8.0 + 0.1
+    assert leads(rows, lam, np.full(2, 100.0)).best.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("seed", range(5))
