@@ -24,7 +24,7 @@ from .config import Config, StoreConfig, TelemetryConfig
 from .counter_offers import with_terms
 from .engine import Engine
 from .engine_rooms import seller_settings
-from .errors import ConfigInvalid, Rejected
+from .errors import ConfigInvalid, RejectCode, Rejected
 from .limits import LimitRow
 from .order import Order
 from .quality import Estimate, Quality
@@ -38,12 +38,20 @@ REPRICE_MS: Final = 10_000
 """How often prices are made anew in a replay of more than an hour: half-minute-old prices decide nearly as well."""
 
 
+MAX_TRIES: Final = 500
+WAIT_MS: Final = 20_000
+"""A line of a batch asks for room again after this at the soonest, and so often at most."""
+
+_NO_ROOM: Final = frozenset({RejectCode.CAPACITY_EXHAUSTED, RejectCode.PRICED_OUT, RejectCode.FUNDS_HELD})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedOrder:
     """An order of a log as it can come again.
 
     order: without words, sized; its id is its number. quality, output_tokens: by model, as believed then. ratio: the
-    answer's length over what was expected of who gave it, 1 = nobody did. served, cost_nusd, mean_quality, model: what
+    answer's length over what was expected of who gave it, 1 = nobody did. patient: a line of a batch, which waits for
+    room. served, cost_nusd, mean_quality, model: what
     came of it then.
     """
 
@@ -52,6 +60,7 @@ class RecordedOrder:
     quality: Mapping[str, float]
     output_tokens: Mapping[str, int]
     ratio: float
+    patient: bool
     served: bool
     cost_nusd: int
     mean_quality: float
@@ -143,7 +152,7 @@ async def play(
         for number, recorded in enumerate(orders):
             await asyncio.sleep(max(0, recorded.at_ms - clock.now_ms()) / 1000)
             order = with_terms(recorded.order, dict(terms)) if terms else recorded.order
-            task = asyncio.ensure_future(_buy(market, number, order, played))
+            task = asyncio.ensure_future(_buy(market, number, order, played, patient=recorded.patient))
             running.add(task)
             task.add_done_callback(running.discard)
             progress(number + 1)
@@ -151,16 +160,23 @@ async def play(
     return played
 
 
-async def _buy(market: Engine, number: int, order: Order, played: Played) -> None:
-    try:
-        done = await market.buy(order)
-    except Rejected as refused:
-        played.rejects[number] = refused.reject.code.name
+async def _buy(market: Engine, number: int, order: Order, played: Played, *, patient: bool) -> None:
+    """Buy, and note what came of it; a line of a batch comes again where it was refused for want of room."""
+    for left in range(MAX_TRIES if patient else 1, 0, -1):
+        try:
+            done = await market.buy(order)
+        except Rejected as refused:
+            reject = refused.reject
+            if left > 1 and reject.code in _NO_ROOM:
+                await asyncio.sleep(max(WAIT_MS, reject.retry_after_ms or 0) / 1000)
+                continue
+            played.rejects[number] = reject.code.name
+            return
+        played.cost_nusd[number] = done.cost_nusd
+        played.quality[number] = done.quality.mean
+        played.model[number] = f"{done.provider}/{done.model}"
+        played.latency_ms[number] = done.latency_ms
         return
-    played.cost_nusd[number] = done.cost_nusd
-    played.quality[number] = done.quality.mean
-    played.model[number] = f"{done.provider}/{done.model}"
-    played.latency_ms[number] = done.latency_ms
 
 
 async def _open_accounts(market: Engine, orders: Sequence[RecordedOrder]) -> None:

@@ -25,8 +25,11 @@ __all__ = ["NOT_KNOWN", "Recorded", "merged", "read_recorded", "replay"]
 NOT_KNOWN: Final = (
     "answers of models that were not called then: their quality and length are the estimates made then",
     "whether buyers would have come again, or asked less, had they been refused or served otherwise",
-    "warm prompt caches, and sellers' faults: neither is played",
+    "warm prompt caches, sellers' faults, a batch's plan: not played; a line of a batch waits for room and buys by itself",
 )
+
+BATCH: Final = "batch_"
+"""Ids of batches' orders begin so."""
 
 _SERVED: Final = frozenset({"SETTLED", "PARTIAL"})
 
@@ -133,6 +136,7 @@ def _recorded(line: Mapping[str, Any]) -> RecordedOrder | None:
         quality={row[2]: row[7] for row in rows},
         output_tokens={row[2]: max(1, row[11]) for row in rows},
         ratio=ratio,
+        patient=line["order_id"].startswith(BATCH),
         served=served,
         cost_nusd=line["billed_nusd"],
         mean_quality=award[7] if served and award is not None else 0.0,
