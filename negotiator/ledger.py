@@ -102,9 +102,14 @@ class Ledger:
             return None
 
     async def lookup(self, order: Order) -> Replayed | Reject | None:
-        """What this order id was answered before, None = it is free: asked before any quote."""
+        """What this order id was answered before, None = it is free: asked before any quote.
+
+        An id that the house made is not looked for: :meth:`reserve` has the last word.
+        """
         try:
-            record = await self._store.find_order(order.account, order.order_id)
+            record = None
+            if order.keep_answer:
+                record = await self._store.find_order(order.account, order.order_id)
             if record is None or record.state in (HoldState.VOIDED, HoldState.EXPIRED):
                 await self._default(order.account)
                 return None

@@ -114,7 +114,10 @@ def _family(
 ) -> tuple[Window, ...]:
     windows = []
     for suffix, (kind, per_ms) in suffixes.items():
-        limit, remaining = (headers.get(f"{prefix}-{word}-{suffix}") for word in ("limit", "remaining"))
+        limit, remaining = (
+            headers.get(f"{prefix}-limit-{suffix}"),
+            headers.get(f"{prefix}-remaining-{suffix}"),
+        )
         if limit is None and remaining is None:
             continue
         reset_ms = duration_ms(headers.get(f"{prefix}-reset-{suffix}"))

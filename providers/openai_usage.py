@@ -44,6 +44,8 @@ def usage_of(report: object) -> Usage | None:
     if not input_tokens:
         return None
     output_tokens = count_of(report, "completion_tokens", "output_tokens")
+    if output_tokens and len(report) == 3 and report.get("total_tokens") == input_tokens + output_tokens:
+        return Usage(input_tokens, output_tokens)  # the two and their total
     beside = count_of(report, "total_tokens") - input_tokens - output_tokens
     of_input = _details(report, "prompt_tokens_details", "input_tokens_details")
     of_output = _details(report, "completion_tokens_details", "output_tokens_details")

@@ -143,7 +143,7 @@ class PriceList:
         quote, now_ms = ticket.quote, self._clock.now_ms()
         quoters, _ = self._current(now_ms)
         offer = next(
-            (q.offer for q in quoters if (q.offer.model, q.offer.tier) == (quote.model, quote.tier)), None
+            (q.offer for q in quoters if q.offer.model == quote.model and q.offer.tier == quote.tier), None
         )
         if offer is None or not ticket.prefix:
             return Call(ticket, offer, NO_CACHE, ())

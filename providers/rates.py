@@ -132,7 +132,20 @@ def price_lines(rates: Rates, usage: Usage, *, ceiling: bool = False) -> tuple[P
 
 def price_nusd(rates: Rates, usage: Usage, *, ceiling: bool = False) -> int:
     """The sum of :func:`price_lines`, nano-dollars."""
-    return sum(line.nusd for line in price_lines(rates, usage, ceiling=ceiling))
+    written, written_1h, read = usage.cache_write_tokens, usage.cache_write_1h_tokens, usage.cache_read_tokens
+    fresh = usage.input_tokens - read - written - written_1h
+    nusd = (
+        _per_million(fresh * rates.input_nusd_per_mtok, ceiling)
+        + _per_million(usage.output_tokens * rates.output_nusd_per_mtok, ceiling)
+        + rates.request_nusd
+    )
+    if read:
+        nusd += _per_million(read * rates.cache_read_nusd_per_mtok, ceiling)
+    if written:
+        nusd += _per_million(written * rates.cache_write_nusd_per_mtok, ceiling)
+    if written_1h:
+        nusd += _per_million(written_1h * rates.cache_write_1h_nusd_per_mtok, ceiling)
+    return nusd
 
 
 def _per_million(product: int, ceiling: bool) -> int:

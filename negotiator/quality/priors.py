@@ -49,6 +49,7 @@ class Prior:
 
 
 @lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096)
 def bare_name(model: str) -> str:
     """The model's own name: no provider, region, vendor or ``:tag``; lower case, versions written with dashes."""
     name = model.lower().rsplit("/", 1)[-1].split("@", 1)[0]
