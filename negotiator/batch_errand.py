@@ -19,7 +19,7 @@ from .order import Completion
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ["GRACE_MS", "Desk", "Errand"]
+__all__ = ["GRACE_MS", "Dispatch", "Errand"]
 
 LOOK_AFTER_MS: Final = (2_000, 15_000, 60_000)
 """When a batch that may have been taken is looked for."""
@@ -35,7 +35,7 @@ FAR_MS: Final = 2**40
 
 
 @dataclass(slots=True)
-class Desk:
+class Dispatch:
     """What all parcels of a batch share.
 
     out: lines that are with vendors now; back: lines that were, until somebody takes note. recalled: set, vendors are
@@ -63,8 +63,8 @@ class Desk:
 class Errand:
     """One parcel and the driver it is with."""
 
-    def __init__(self, desk: Desk, parcel: Parcel, driver: BatchDriver) -> None:
-        self._desk, self._parcel, self._driver = desk, parcel, driver
+    def __init__(self, dispatch: Dispatch, parcel: Parcel, driver: BatchDriver) -> None:
+        self._dispatch, self._parcel, self._driver = dispatch, parcel, driver
 
     async def run(self, *, at_once: bool = False) -> None:
         """Until none of its lines is with the vendor; ``at_once``: ask first, then wait. Raises InputInvalid, StoreUnavailable."""
@@ -86,7 +86,7 @@ class Errand:
         """No line was run: each is bought elsewhere or refused for now."""
         await self._give_back(dict.fromkeys(self._parcel.ids, error))
         self._ended()
-        self._desk.tell("batch.not_taken", self._parcel, detail=error.detail)
+        self._dispatch.tell("batch.not_taken", self._parcel, detail=error.detail)
 
     async def _found(self) -> bool:
         """Whether a batch that may have been taken is there."""
@@ -110,13 +110,13 @@ class Errand:
         assert parcel.sending_ms is not None, "it was handed in"
         last_ms = parcel.sending_ms + driver.window_ms + GRACE_MS
         waited_ms, stopped = 0, False
-        while self._desk.now_ms <= last_ms:
+        while self._dispatch.now_ms <= last_ms:
             if not at_once:
                 waited_ms = next_poll_ms(0 if stopped else waited_ms)
                 await self._pause(waited_ms, stopped)
             at_once = False
             try:
-                if not stopped and (self._desk.recalled.is_set() or self._due_ms() <= 0):
+                if not stopped and (self._dispatch.recalled.is_set() or self._due_ms() <= 0):
                     await driver.cancel(parcel.handle)
                     stopped = True
                 status = await driver.poll(parcel.handle)
@@ -134,12 +134,12 @@ class Errand:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0, min(wait_ms, self._due_ms())) / 1000):
-                await self._desk.recalled.wait()
+                await self._dispatch.recalled.wait()
 
     def _due_ms(self) -> int:
         """Until its deadline; far where it has none."""
         parcel = self._parcel
-        return FAR_MS if parcel.deadline_ms is None else parcel.due_ms - self._desk.now_ms
+        return FAR_MS if parcel.deadline_ms is None else parcel.due_ms - self._dispatch.now_ms
 
     async def _settle(self, status: BatchStatus) -> None:
         """Settle what was answered; what was not goes back to the market once all answers are safe."""
@@ -153,14 +153,14 @@ class Errand:
             unanswered[number] = dropped(f"the batch ended without it: {status.detail}")
         await self._give_back(unanswered)
         self._ended()
-        self._desk.tell("batch.fetched", self._parcel, answered=len(answered), unanswered=len(unanswered))
+        self._dispatch.tell("batch.fetched", self._parcel, answered=len(answered), unanswered=len(unanswered))
 
     async def _answers(self, status: BatchStatus, unanswered: dict[int, ProviderError]) -> set[int] | None:
         """Fetch the results, from the start again where they break off; settling twice changes nothing.
 
         None = the vendor did not give all of them in :data:`FETCHES` tries.
         """
-        parcel, desk = self._parcel, self._desk
+        parcel, dispatch = self._parcel, self._dispatch
         assert parcel.handle is not None, "what ended has a handle"
         answered: set[int] = set()
         waited_ms = 0
@@ -174,39 +174,39 @@ class Errand:
                         assert result.error is not None, "a result is an answer or an error"
                         unanswered[number] = result.error
                         continue
-                    done = await settle(desk.engine, parcel, parcel.line(number), result.delta)
+                    done = await settle(dispatch.engine, parcel, parcel.line(number), result.delta)
                     answered.add(number)
                     self._served(done, parcel.ids[number])
                 return answered
             except ProviderError as error:
                 waited_ms = next_poll_ms(waited_ms)
-                desk.tell("batch.unreachable", parcel, detail=error.detail)
+                dispatch.tell("batch.unreachable", parcel, detail=error.detail)
                 await asyncio.sleep(waited_ms / 1000)
         return None
 
     def _served(self, done: Completion, custom_id: str) -> None:
-        self._desk.out.discard(custom_id)
-        self._desk.returns.serve(custom_id, done)
+        self._dispatch.out.discard(custom_id)
+        self._dispatch.returns.serve(custom_id, done)
 
     async def _give_back(self, errors: dict[int, ProviderError]) -> None:
-        gate, desk, parcel = asyncio.Semaphore(AT_ONCE), self._desk, self._parcel
+        gate, dispatch, parcel = asyncio.Semaphore(AT_ONCE), self._dispatch, self._parcel
 
         async def one(number: int, error: ProviderError) -> None:
             async with gate:
-                over = desk.recalled.is_set()
+                over = dispatch.recalled.is_set()
                 line = parcel.line(number)
-                await give_back(desk.engine, parcel, line, error, desk.returns, over=over)
-                desk.out.discard(line.custom_id)
+                await give_back(dispatch.engine, parcel, line, error, dispatch.returns, over=over)
+                dispatch.out.discard(line.custom_id)
 
         await asyncio.gather(*(one(number, error) for number, error in errors.items()))
 
     def _in_doubt(self, why: str) -> None:
         """Let go of it: its holds count until they post, and whoever sends its lines again finds their ids in flight."""
-        self._desk.tell("batch.in_doubt", self._parcel, lines=len(self._parcel.ids), detail=why)
+        self._dispatch.tell("batch.in_doubt", self._parcel, lines=len(self._parcel.ids), detail=why)
         self._ended()
 
     def _ended(self) -> None:
         ids = set(self._parcel.ids.values())
-        self._desk.back += ids
-        self._desk.out -= ids
+        self._dispatch.back += ids
+        self._dispatch.out -= ids
         self._parcel.forget()

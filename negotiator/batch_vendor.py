@@ -19,7 +19,7 @@ from providers.batch import BatchDriver, BatchLine, SubmitInDoubt, batches_of
 from providers.errors import ProviderError, RequestRefused
 from providers.terms import Offer, Usage
 
-from .batch_errand import GRACE_MS, Desk, Errand
+from .batch_errand import GRACE_MS, Dispatch, Errand
 from .batch_parcel import Parcel, ParcelLine, parcels_in
 from .batch_queue import OfferQueue
 from .batch_settling import BATCH_TIER, Returns, give_back
@@ -62,13 +62,13 @@ class VendorBatches:
         self._engine = engine
         self._folder = folder
         self._tries = tries
-        self._desk = Desk(engine, batch_id, returns)
+        self._dispatch = Dispatch(engine, batch_id, returns)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def out(self) -> set[str]:
         """The lines that are with vendors now."""
-        return self._desk.out
+        return self._dispatch.out
 
     def takes(self, offer: Offer) -> bool:
         """Whether lines planned on this offer are handed in as a batch."""
@@ -97,7 +97,7 @@ class VendorBatches:
         assert driver is not None, "only offers it takes are sent"
         most, most_bytes = min(MAX_LINES, driver.max_lines), driver.max_bytes * 9 // 10
         filling: dict[int | None, tuple[Parcel, list[bytes]]] = {}
-        while queue.rows and not self._desk.recalled.is_set():
+        while queue.rows and not self._dispatch.recalled.is_set():
             row = queue.rows.popleft()
             if late(queue.latency_ms_p95(row)):
                 continue
@@ -135,12 +135,12 @@ class VendorBatches:
         for task in [task for task in self._tasks if task.done()]:
             self._tasks.discard(task)
             task.result()
-        back, self._desk.back = self._desk.back, []
+        back, self._dispatch.back = self._dispatch.back, []
         return back
 
     async def recall(self) -> None:
         """Tell vendors to stop and wait for what was done; lines without an answer are given up."""
-        self._desk.recalled.set()
+        self._dispatch.recalled.set()
         await asyncio.gather(*self._tasks)
         self.returned()
         await self.close()
@@ -160,9 +160,9 @@ class VendorBatches:
 
     def _parcel(self, offer: Offer, deadline_ms: int | None) -> Parcel:
         self._folder.mkdir(parents=True, exist_ok=True)
-        batch = hashlib.blake2b(self._desk.batch_id.encode(), digest_size=4).hexdigest()
+        batch = hashlib.blake2b(self._dispatch.batch_id.encode(), digest_size=4).hexdigest()
         path = self._folder / f"n{batch}-{secrets.token_hex(6)}.jsonl"
-        now_ms = self._desk.now_ms
+        now_ms = self._dispatch.now_ms
         parcel = Parcel(path, offer.provider, offer.model, began_ms=now_ms, deadline_ms=deadline_ms)
         parcel.begin()
         return parcel
@@ -172,13 +172,13 @@ class VendorBatches:
         grant = Grant(offer.provider, offer.model, offer.tier, _OwnPool())
         delivery = await self._engine.submit(order, grant=grant)
         if isinstance(delivery, Completion):
-            self._desk.returns.serve(custom_id, delivery)
+            self._dispatch.returns.serve(custom_id, delivery)
             return None
         if grant.covers(delivery.serving):
             return delivery
         await self._engine.rooms.ledger.void(delivery.reservation)
         message = f"{offer.key}: the batch tier does not take it just now"
-        self._desk.returns.fail(custom_id, Reject(code=RejectCode.CAPACITY_EXHAUSTED, message=message))
+        self._dispatch.returns.fail(custom_id, Reject(code=RejectCode.CAPACITY_EXHAUSTED, message=message))
         return None
 
     async def _pack(
@@ -204,7 +204,7 @@ class VendorBatches:
         try:
             lines.append(driver.encode(parcel.model, asked))
         except RequestRefused as error:
-            await give_back(self._engine, parcel, line, error, self._desk.returns, over=False)
+            await give_back(self._engine, parcel, line, error, self._dispatch.returns, over=False)
             return
         parcel.add(line)
         self.out.add(custom_id)
@@ -214,7 +214,7 @@ class VendorBatches:
         if not lines:
             parcel.forget()
             return
-        parcel.is_sending(self._desk.now_ms)
+        parcel.is_sending(self._dispatch.now_ms)
         for wait_ms in (*SUBMIT_AGAIN_MS, None):
             try:
                 parcel.is_sent(await driver.submit(parcel.name, parcel.model, lines))
@@ -224,15 +224,15 @@ class VendorBatches:
                 if error.retryable and wait_ms is not None:
                     await asyncio.sleep(wait_ms / 1000)
                     continue
-                await Errand(self._desk, parcel, driver).give_all_back(error)
+                await Errand(self._dispatch, parcel, driver).give_all_back(error)
                 return
             break
-        self._desk.tell("batch.handed_in", parcel, lines=len(parcel.ids))
+        self._dispatch.tell("batch.handed_in", parcel, lines=len(parcel.ids))
         self._follow(parcel, driver)
 
     def _follow(self, parcel: Parcel, driver: BatchDriver, *, at_once: bool = False) -> None:
         self.out.update(parcel.ids.values())
-        errand = Errand(self._desk, parcel, driver)
+        errand = Errand(self._dispatch, parcel, driver)
         self._tasks.add(asyncio.ensure_future(errand.run(at_once=at_once)))
 
     async def _void(self, parcel: Parcel) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from batch_sdk import ended, lines_of, request, sdk, started
 from batch_vendors import MODELS, BatchVendor, batch_seller
 
 from negotiator import batch_errand, batch_vendor
@@ -339,6 +340,37 @@ async def test_a_batch_that_is_called_off_keeps_what_was_done(house: Make) -> No
     assert "POST /batches/batch-1/cancel" in here.vendor.calls
     assert {row["error"]["code"] for row in here.results().values()} == {"batch_cancelled"}
     await here.sums()
+
+
+async def test_openais_own_batch_api_sells_vendors_batches(quick: None) -> None:
+    """A batch made by OpenAI's SDK whose lines accept the batch tier is one batch at the vendor, each line with its bill."""
+    vendor = BatchVendor("openai", fates={"hard": "error"})
+    async with vendor.at() as url, sdk(sellers=[batch_seller(url, "openai")]) as (client, served):
+        terms = {"tiers": list(BOTH)}
+        made = [request(name, name, terms=terms) for name in ("one", "two", "hard")]
+        done = await ended(client, (await started(client, made)).id)
+        results = {line["custom_id"]: line for line in await lines_of(client, done.output_file_id)}
+        posted, pending = await served.posted_nusd(), await served.pending_nusd()
+    assert (done.status, len(vendor.batches), vendor.chats) == ("completed", 1, 1)
+    said = {
+        name: line["response"]["body"]["choices"][0]["message"]["content"] for name, line in results.items()
+    }
+    assert said == {"one": "then: one", "two": "then: two", "hard": "now: hard"}
+    assert (sum(round(float(line["cost_usd"]) * 1e9) for line in results.values()), 0) == (posted, pending)
+
+
+async def test_a_batch_cancelled_by_the_sdk_is_stopped_at_the_vendor(quick: None) -> None:
+    """Cancel reaches the vendor; what it had not done costs nothing."""
+    vendor = BatchVendor("openai", ends_after=10**9)
+    async with vendor.at() as url, sdk(sellers=[batch_seller(url, "openai")]) as (client, served):
+        made = [request(name, name, terms={"tiers": ["batch"]}) for name in ("one", "two")]
+        batch = await started(client, made)
+        await _until(lambda: len(vendor.batches) == 1)
+        await client.batches.cancel(batch.id)
+        done = await ended(client, batch.id)
+        assert (await served.posted_nusd(), await served.pending_nusd()) == (0, 0)
+    assert done.status == "cancelled"
+    assert "POST /batches/batch-1/cancel" in vendor.calls
 
 
 def test_a_parcel_is_read_as_it_was_written_and_a_torn_end_is_left_out(tmp_path: Path) -> None:
