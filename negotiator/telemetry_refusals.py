@@ -6,58 +6,71 @@ paid for, was refused for nothing. Counted per account, of what this process hel
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
 from typing import Final
 
 __all__ = ["FalseRefusals"]
 
-MAX_WAITING: Final = 1_000
-"""Refusals followed up at once; of more the oldest are given up, uncounted."""
-
-MAX_LIVE: Final = 100_000
+MAX_ACCOUNTS: Final = 10_000
+MAX_WAITING: Final = 100
+"""Refusals of an account followed up at once; of more the oldest are given up, uncounted."""
 
 
 @dataclass(slots=True)
 class _Refused:
-    """short_nusd: what was missing. holds: orders that held money then and have not ended since."""
+    """before: holds with a lower number were there at the time. short_nusd: what was missing."""
 
-    account: str
+    before: int
     short_nusd: int
-    holds: set[str]
+
+
+@dataclass(slots=True)
+class _Account:
+    """Numbers of the orders that hold money, the oldest first, and what was refused meanwhile."""
+
+    live: dict[str, int] = field(default_factory=dict)
+    waiting: deque[_Refused] = field(default_factory=lambda: deque(maxlen=MAX_WAITING))
 
 
 class FalseRefusals:
     """Told of every hold, refusal and end of an order; :meth:`ended` says how many refusals proved false."""
 
     def __init__(self) -> None:
-        self._live: dict[str, str] = {}
-        self._waiting: deque[_Refused] = deque(maxlen=MAX_WAITING)
+        self._accounts: OrderedDict[str, _Account] = OrderedDict()
+        self._number = 0
 
     def held(self, account: str, order_id: str) -> None:
         """An order holds money from now on."""
-        if len(self._live) < MAX_LIVE:
-            self._live[order_id] = account
+        known = self._accounts.get(account)
+        if known is None:
+            known = self._accounts[account] = _Account()
+            if len(self._accounts) > MAX_ACCOUNTS:
+                self._accounts.popitem(last=False)
+        self._number += 1
+        known.live[order_id] = self._number
 
     def refused(self, account: str, short_nusd: int) -> None:
         """An order of the account was refused; so much was missing, and held by others."""
-        holds = {order_id for order_id, owner in self._live.items() if owner == account}
-        if holds:
-            self._waiting.append(_Refused(account, short_nusd, holds))
+        known = self._accounts.get(account)
+        if known is not None and known.live:
+            known.waiting.append(_Refused(self._number + 1, short_nusd))
 
-    def ended(self, order_id: str, released_nusd: int) -> int:
+    def ended(self, account: str, order_id: str, released_nusd: int) -> int:
         """An order gave back what it did not need: how many refusals that proves false."""
-        self._live.pop(order_id, None)
-        if not self._waiting:
+        known = self._accounts.get(account)
+        number = None if known is None else known.live.pop(order_id, None)
+        if known is None or number is None:
             return 0
         proven = 0
-        for waiting in list(self._waiting):
-            if order_id not in waiting.holds:
-                continue
-            waiting.holds.discard(order_id)
-            waiting.short_nusd -= released_nusd
-            if waiting.short_nusd <= 0:
-                proven += 1
-            if waiting.short_nusd <= 0 or not waiting.holds:
-                self._waiting.remove(waiting)
+        if known.waiting:
+            oldest = next(iter(known.live.values()), self._number + 1)
+            for refused in list(known.waiting):
+                if number < refused.before:
+                    refused.short_nusd -= released_nusd
+                    proven += refused.short_nusd <= 0
+                if refused.short_nusd <= 0 or oldest >= refused.before:
+                    known.waiting.remove(refused)
+        if not known.live:
+            self._accounts.pop(account, None)
         return proven

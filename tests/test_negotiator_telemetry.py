@@ -128,10 +128,22 @@ def test_a_refusal_is_false_when_what_was_held_comes_back() -> None:
     refusals.held("b", "z")
     refusals.refused("a", 100)
     refusals.refused("a", 200)
-    assert refusals.ended("z", 10_000) == 0
-    assert refusals.ended("x", 60) == 0
-    assert refusals.ended("y", 50) == 1
-    assert refusals.ended("y", 500) == 0
+    refusals.held("a", "late")
+    assert refusals.ended("b", "z", 10_000) == 0
+    assert refusals.ended("a", "late", 10_000) == 0, "it did not hold anything then"
+    assert refusals.ended("a", "x", 60) == 0
+    assert refusals.ended("a", "y", 50) == 1
+    assert refusals.ended("a", "y", 500) == 0
+
+
+def test_refusals_followed_up_are_bounded() -> None:
+    """A flood of refusals beside one long order is remembered only as far as it is worth."""
+    refusals = FalseRefusals()
+    refusals.held("a", "x")
+    for _ in range(10_000):
+        refusals.refused("a", 1)
+    assert refusals.ended("a", "x", 5) == 100
+    assert not refusals._accounts
 
 
 def test_false_refusals_are_counted_from_the_bus() -> None:
