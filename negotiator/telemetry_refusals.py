@@ -13,6 +13,7 @@ from typing import Final
 __all__ = ["FalseRefusals"]
 
 MAX_ACCOUNTS: Final = 10_000
+MAX_LIVE: Final = 20_000  # of an account; holds that another process resolved are never told here
 MAX_WAITING: Final = 100
 """Refusals of an account followed up at once; of more the oldest are given up, uncounted."""
 
@@ -49,6 +50,8 @@ class FalseRefusals:
                 self._accounts.popitem(last=False)
         self._number += 1
         known.live[order_id] = self._number
+        if len(known.live) > MAX_LIVE:
+            del known.live[next(iter(known.live))]
 
     def refused(self, account: str, short_nusd: int) -> None:
         """An order of the account was refused; so much was missing, and held by others."""
