@@ -11,7 +11,7 @@ from pathlib import Path
 __all__ = ["SCRIPTS", "main"]
 
 HERE = Path(__file__).resolve().parent
-SCRIPTS = ("solver", "online", "market", "routing", "cache", "gateway")
+SCRIPTS = ("solver", "online", "market", "routing", "cache", "sessions", "gateway")
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -301,7 +302,11 @@ class Corridor:
                 order, eligible, grant.over(rooms.capacity), kept=planned, granted=True
             )
         kept = rooms.affinity.keep(order, eligible, rooms.clearing.bid_nusd)
-        return rooms.clearing.choose(order, eligible, rooms.capacity, kept=kept.candidate)
+        choice = rooms.clearing.choose(order, eligible, rooms.capacity, kept=kept.candidate)
+        if order.session is None or isinstance(choice, Reject):
+            return choice
+        full = kept.candidate is not None and choice.award is not kept.candidate
+        return replace(choice, session=("full" if full else kept.reason, kept.cost_nusd))
 
     def _explored(
         self, job: Job, choice: Assignment, eligible: Sequence[Candidate], *, free: bool

@@ -195,6 +195,8 @@ class Assignment:
     """The house's choice: the award, then who follows when it fails, and what to hold for them together.
 
     explain: why any other candidate lost, by the prices and the room of that moment; None = all were pricier.
+    session: what became of the offer that the order's session had (``affinity.Kept.reason``) and what keeping it costs
+    above the best, nano-dollars; None = no session.
     """
 
     award: Candidate
@@ -202,6 +204,7 @@ class Assignment:
     hold_nusd: int
     plan_id: str | None = None
     explain: Callable[[Candidate], Lost] | None = field(default=None, compare=False, repr=False)
+    session: tuple[str, int] | None = None
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:

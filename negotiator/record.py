@@ -76,6 +76,7 @@ def history_kept(
             for book in rounds
         ],
         "award": award,
+        "session": assignment.session if assignment is not None else None,
         "runners_up": [c.quote.quote_id for c in assignment.runners_up] if assignment is not None else [],
         "hold_nusd": assignment.hold_nusd if assignment is not None else 0,
         "attempts": [replace(one, detail="") if one.detail else one for one in attempts],
@@ -100,6 +101,7 @@ def history_out(values: Mapping[str, Any]) -> dict[str, Any]:
             for number, one in enumerate(values["rounds"])
         ],
         "award": award or None,
+        "session": _session_out(values.get("session")),
         "runners_up": values["runners_up"],
         "attempts": [attempt_out(a if isinstance(a, Attempt) else Attempt(**a)) for a in values["attempts"]],
         "settlement": {
@@ -112,6 +114,11 @@ def history_out(values: Mapping[str, Any]) -> dict[str, Any]:
         else None,
         "reject": values["reject"],
     }
+
+
+def _session_out(kept: Sequence[Any] | None) -> dict[str, Any] | None:
+    """What became of the session's own offer: ``new``, ``gone``, ``full``, ``best``, ``within`` or ``above`` the premium."""
+    return None if kept is None else {"offer": kept[0], "cost_usd": format_usd(kept[1])}
 
 
 def _row(candidate: Candidate, award: str, why: Callable[[Candidate], Lost] | None) -> list[Any]:

@@ -488,3 +488,23 @@ async def test_exploring_stays_within_its_share_of_spend_and_every_term() -> Non
         explorer = engine.rooms.explorer
         assert explorer.explored_nusd > 0
         assert explorer.explored_nusd <= 0.1 * explorer.spent_nusd + 2_000_000
+
+
+@virtual
+async def test_what_a_session_decided_is_in_the_record() -> None:
+    """The first turn is new, the next ones keep the offer; the record says so, with what keeping it costs."""
+    terms = terms_from({"budget_usd": "0.02", "session": "talk", "session_premium": 5.0})
+    async with market() as engine:
+        said = []
+        for turn in range(3):
+            done = await engine.complete(f"Question {turn}?", terms=terms, max_tokens=60)
+            history = await engine.history(done.order_id)
+            assert history is not None
+            said.append(history["session"]["offer"])
+            assert float(history["session"]["cost_usd"]) >= 0
+        alone = await engine.complete("Alone?", terms=terms_from({"budget_usd": "0.02"}), max_tokens=60)
+        history = await engine.history(alone.order_id)
+    assert history is not None
+    assert history["session"] is None
+    assert said[0] == "new"
+    assert set(said[1:]) <= {"best", "within"}

@@ -116,6 +116,7 @@ class HistoryOut(Open):
     rounds: list[dict[str, Any]]
     award: str | None
     runners_up: list[str]
+    session: dict[str, Any] | None = None
     attempts: list[AttemptOut]
     settlement: dict[str, Any] | None
     reject: RejectOut | None
