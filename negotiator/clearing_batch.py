@@ -225,7 +225,12 @@ def _code_of(name: str) -> RejectCode:
 
 
 def _served_bound(book: BatchBook, plan: Plan) -> int:
-    """Requests; with weights the solver bounds weight, so the plain bound is what has an option at all."""
+    """Requests. An optimal plan serves as many as any; else with weights the solver bounds weight, so the plain bound is
+    what has an option at all."""
+    from solver import StopReason
+
+    if plan.termination.reason is StopReason.OPTIMAL and plan.objective != "surplus" and book.weight is None:
+        return int(np.count_nonzero(plan.choice >= 0))
     if book.weight is None:
         return int(plan.served_bound)
     return int(np.count_nonzero(np.asarray(book.allowed).any(axis=1)))

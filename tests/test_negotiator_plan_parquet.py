@@ -55,7 +55,9 @@ def plan_of(path: Path) -> PlannedBatch:
     async def run() -> PlannedBatch:
         clock = LoopClock(1_795_514_400_000)
         async with Engine.open(Config(), clock=clock, sellers=default_sellers(clock, seed=3)) as engine:
-            return await plan_requests(engine, requests_in(path), PlanOptions(time_limit_s=5))
+            return await plan_requests(
+                engine, requests_in(path), PlanOptions(time_limit_s=20, horizon_ms=86_400_000)
+            )
 
     return run_virtual(run())
 

@@ -49,7 +49,7 @@ def problem(seed: int, n: int, m: int = 4) -> Problem:
     return Problem(cost=cost, allowed=np.ones((n, m), bool), limits=limits)
 
 
-@pytest.mark.parametrize(("seed", "n"), [(0, 40), (1, 400), (2, 16_000)])
+@pytest.mark.parametrize(("seed", "n"), [(0, 40), (2, 16_000)])
 def test_the_plan_does_not_depend_on_where_the_passes_are_made(seed: int, n: int) -> None:
     """Choice, prices and bounds to the bit; small problems, and one whose prices come from passes over everything."""
     made: list[Apart] = []
