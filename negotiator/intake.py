@@ -102,8 +102,9 @@ def capabilities_of(body: Mapping[str, Any]) -> frozenset[str]:
 
 def parameters_of(body: Mapping[str, Any]) -> frozenset[str]:
     """Names of what the body asks for beyond messages, tools and length: a seller may not know how to do it."""
-    asked = (name for name, value in body.items() if not is_neutral(name, value))
-    return frozenset(asked) - _EVERYBODY_KNOWS
+    return frozenset(
+        name for name, value in body.items() if name not in _EVERYBODY_KNOWS and not is_neutral(name, value)
+    )
 
 
 _EVERYBODY_KNOWS = frozenset(

@@ -131,14 +131,20 @@ def limit_rows(provider: str, limits: Sequence[RateLimit]) -> tuple[LimitRow, ..
 
 def load_of(candidate: Candidate) -> Load:
     """What room a candidate's call takes: its output at the estimate's 95th percentile, corrected when it has ended."""
-    quote = candidate.quote
-    output_tokens = candidate.estimate.output_tokens_p95 or quote.expected_output_tokens
-    return Load(
-        quote.input_tokens,
-        min(output_tokens, candidate.max_output_tokens),
-        cached_input(quote),
-        quote.latency_ms.p50,
-    )
+    known: Load | None = candidate.load
+    if known is None:
+        quote = candidate.quote
+        output_tokens = candidate.estimate.output_tokens_p95 or quote.expected_output_tokens
+        known = Load(
+            quote.input_tokens,
+            min(output_tokens, candidate.max_output_tokens),
+            cached_input(quote),
+            quote.latency_ms.p50,
+        )
+        object.__setattr__(
+            candidate, "load", known
+        )  # worked out once: capacity is asked of it again and again
+    return known
 
 
 def expected_output(candidate: Candidate) -> int:

@@ -144,7 +144,8 @@ class Candidate:
     """A quote with the house's judgement.
 
     max_output_tokens, ceiling_nusd: the quote's, or less where the budget allows only a shorter answer.
-    valid_until_ms: stamped on arrival by the house's clock. misses: empty = eligible.
+    valid_until_ms: stamped on arrival by the house's clock. misses: empty = eligible. load: kept by
+    :func:`negotiator.limits.load_of`.
     """
 
     quote: Quote
@@ -154,6 +155,7 @@ class Candidate:
     max_output_tokens: int
     valid_until_ms: int
     misses: tuple[Miss, ...] = ()
+    load: Any = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def eligible(self) -> bool:

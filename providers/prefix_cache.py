@@ -72,10 +72,11 @@ class PrefixCache:
         *,
         input_tokens: int,
         scale: float = 1.0,
+        told: bool = True,
     ) -> CacheHope:
         """What the cache will probably read and write for a request of ``input_tokens``.
 
-        scale: the seller's tokens per reference token, in which the marks are counted.
+        scale: the seller's tokens per reference token, in which the marks are counted. told: with its basis in words.
         """
         if terms is None or input_tokens < terms.min_tokens or not prefix:
             return NO_CACHE
@@ -90,16 +91,15 @@ class PrefixCache:
         if not read or sent is None:
             return CacheHope(write_tokens=written)
         age_ms = max(0, now_ms - sent.last_ms)  # the clock may step back
-        hit, calls = self.hit_rate(model, terms), self._records.get(model, _Record()).calls
-        return CacheHope(
-            read_tokens=read,
-            hit=hit,
-            write_tokens=written,
-            rewrite_tokens=max(0, written - read),
-            left_ms=terms.lifetime_ms - age_ms,
-            basis=f"a prefix of {read} tokens was sent {age_ms // 1000} s ago; {hit:.0%} of such were read"
-            f" ({calls} call{'' if calls == 1 else 's'} seen)",
-        )
+        hit, basis = self.hit_rate(model, terms), ""
+        if told:
+            record = self._records.get(model)
+            calls = 0 if record is None else record.calls
+            basis = (
+                f"a prefix of {read} tokens was sent {age_ms // 1000} s ago; {hit:.0%} of such were read"
+                f" ({calls} call{'' if calls == 1 else 's'} seen)"
+            )
+        return CacheHope(read, hit, written, max(0, written - read), terms.lifetime_ms - age_ms, basis)
 
     def breakpoints(
         self, model: str, terms: CacheTerms | None, prefix: Sequence[PrefixMark], now_ms: int

@@ -150,7 +150,13 @@ class PriceList:
         counted = ticket.prefix[-1].tokens + REPLY_TOKENS
         scale = self._scale(offer)
         hope = self._cache.hope(
-            offer.model, offer.cache, ticket.prefix, now_ms, input_tokens=int(counted * scale), scale=scale
+            offer.model,
+            offer.cache,
+            ticket.prefix,
+            now_ms,
+            input_tokens=int(counted * scale),
+            scale=scale,
+            told=False,
         )
         return Call(
             ticket, offer, hope, self._cache.breakpoints(offer.model, offer.cache, ticket.prefix, now_ms)
