@@ -32,7 +32,7 @@ svg .up { fill:var(--up); } svg .down { fill:var(--down); }
 .wide { overflow-x:auto; } table { border-collapse:collapse; width:100%; font-size:.9rem; }
 th, td { text-align:left; padding:.3rem .75rem .3rem 0; border-bottom:1px solid var(--line); }
 th { color:var(--muted); font-weight:500; }
-.right { text-align:right; font-variant-numeric:tabular-nums; }
+td:last-child:not(.right) { min-width:14rem; } .right { text-align:right; white-space:nowrap; font-variant-numeric:tabular-nums; }
 """
 
 
