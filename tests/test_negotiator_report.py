@@ -270,7 +270,7 @@ def test_the_demo_is_reported(tmp_path: Path) -> None:
     run = CliRunner().invoke
     shown = run(group, ["demo", "--json", "--log", str(log)], catch_exceptions=False)
     demo = json.loads(shown.stdout)
-    asked = ["report", str(log), "--html", str(page), "--md", str(text), "--time-limit-s", "10"]
+    asked = ["report", str(log), "--html", str(page), "--md", str(text), "--time-limit-s", "4"]
     told = json.loads(run(group, [*asked, "--json"], catch_exceptions=False).stdout)
     bought_later = parse(demo["counter_offer"]["taken"]["cost_usd"]) + sum(
         line["billed_nusd"]
