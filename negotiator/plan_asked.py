@@ -81,6 +81,11 @@ class Asked:
         part.prompts = [self.prompts[row] for row in rows]
         return part
 
+    @property
+    def deadlines(self) -> list[int]:
+        """Milliseconds, :data:`NO_LIMIT` = none."""
+        return [row[4] for row in self.rows]
+
     def columns(self) -> tuple[tuple[Any, ...], ...]:
         """account, named, min_quality, margin, deadline, ttft, limit, value, output asked for, task, needs, lists."""
         return tuple(zip(*self.rows, strict=True)) if self.rows else ((),) * COLUMNS

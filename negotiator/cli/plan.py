@@ -136,6 +136,14 @@ def show_plan(out: Console, planned: PlannedBatch, *, max_refused: int = 20) -> 
     )
     out.print()
     out.print(table("Where they go", ["seller", "model", "tier", ">requests", ">cost"], _by_offer(planned)))
+    slots = planned.summary()["slots"]
+    if len(slots) > 1:
+        out.print()
+        rows = [
+            [f"{slot['start_ms'] / 1000:,.0f} s", f"{slot['end_ms'] / 1000:,.0f} s", str(slot["served"])]
+            for slot in slots
+        ]
+        out.print(table("When they start", [">from", ">to", ">requests"], rows))
     binding = [limit for limit in plan.limits if limit.nusd_per_million > 0]
     if binding:
         out.print()
@@ -144,6 +152,12 @@ def show_plan(out: Console, planned: PlannedBatch, *, max_refused: int = 20) -> 
             for limit in binding
         ]
         out.print(table("Limits that bind", ["limit", ">used", ">cap", ">one more unit saves"], rows))
+    estimated = int((~planned.book.counted).sum())
+    if estimated:
+        out.print(
+            f"\nTokens of {estimated:,} requests are estimated, 99 of 100 to within {planned.off_p99:.0%}: a count would "
+            "have decided nothing."
+        )
     if planned.rejects:
         out.print()
         out.print(
