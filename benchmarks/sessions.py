@@ -12,6 +12,7 @@ import asyncio
 import json
 import random
 import statistics
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ SYSTEM = "You help with the house's own tools; be short and exact. " * 60
 TURNS = 8
 PAUSE_S = 20.0
 LIMITS_SCALE = 0.2
+WHY = ("dear", "full", "failed")
+"""Another was cheaper by more than the premium; the model was full or out of the market; its call failed."""
 
 
 @dataclass
@@ -43,6 +46,7 @@ class Tally:
     input_tokens: int = 0
     read_tokens: int = 0
     per_session: list[int] = field(default_factory=list)
+    why: Counter[str] = field(default_factory=Counter)
 
     def out(self) -> dict[str, Any]:
         """Per session."""
@@ -52,7 +56,17 @@ class Tally:
             "cost_usd": self.cost_nusd / 1e9 / self.sessions,
             "read": self.read_tokens / self.input_tokens,
             "refused": self.refused,
+            **{f"because_{why}": self.why[why] / self.sessions for why in WHY},
         }
+
+
+async def reason(market: Engine, order_id: str) -> str:
+    """Why an order did not stay with the model its session had."""
+    history = await market.history(order_id) or {}
+    if len(history["attempts"]) > 1:
+        return "failed"
+    offer = (history["session"] or {}).get("offer")
+    return "dear" if offer in (None, "above", "new") else "full"
 
 
 async def converse(
@@ -76,7 +90,9 @@ async def converse(
             tally.refused += 1
             continue
         key = f"{done.provider}/{done.model}"
-        switches += bool(model) and key != model
+        if model and key != model:
+            switches += 1
+            tally.why[await reason(market, done.order_id)] += 1
         model = key
         tally.turns += 1
         tally.cost_nusd += done.cost_nusd
@@ -108,8 +124,8 @@ def page(rows: list[dict[str, Any]], sessions: int, seeds: tuple[int, ...]) -> s
         f"`python -m benchmarks.sessions`: {sessions} conversations of {TURNS} turns, seeds {list(seeds)}, medians. Quotes count a",
         "warm cache in every row, so an order without `session` stays where its prefix is warm unless another is cheaper.",
         "",
-        "| `session_premium` | switches per session | sessions on one model | $ per session | against no session | input read from caches | turns refused |",
-        "|---|---|---|---|---|---|---|",
+        "| `session_premium` | switches per session | sessions on one model | $ per session | against no session | input read from caches | turns refused | switched: another was cheaper | full or away | its call failed |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     base = statistics.median(row["cost_usd"] for row in rows if row["premium"] is None)
     for premium in PREMIUMS:
@@ -121,7 +137,8 @@ def page(rows: list[dict[str, Any]], sessions: int, seeds: tuple[int, ...]) -> s
         }
         text.append(
             f"| {'no session' if premium is None else f'{premium:g}'} | {middle['switches']:.2f} | {middle['never_switched']:.0%} "
-            f"| {middle['cost_usd']:.6f} | {middle['cost_usd'] / base - 1:+.1%} | {middle['read']:.0%} | {middle['refused']:g} |"
+            f"| {middle['cost_usd']:.6f} | {middle['cost_usd'] / base - 1:+.1%} | {middle['read']:.0%} | {middle['refused']:g} "
+            f"| {middle['because_dear']:.2f} | {middle['because_full']:.2f} | {middle['because_failed']:.2f} |"
         )
     return "\n".join(text) + "\n"
 
