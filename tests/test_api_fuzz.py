@@ -56,6 +56,13 @@ BODIES: Any = {
         "metadata": {"user_id": "u"},
     },
     "/v1/plans": {"requests": [{"custom_id": "a", "body": {"messages": MESSAGES}}], "options": {"gap": 1}},
+    "/v1/batches": {
+        "input_file_id": "file-000000000000000000000000",
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+        "metadata": {"negotiator": "{}"},
+        "output_expires_after": {"anchor": "created_at", "seconds": 3600},
+    },
 }
 
 
