@@ -130,8 +130,9 @@ def read_chat(body: Mapping[str, Any], *, key: bytes, vocabularies: Sequence[str
     total = size_bytes = 0
     for piece in pieces:
         total += _weigh(piece, REFERENCE)
-        size_bytes += len(piece.canonical)
-        chain.update(piece.canonical)
+        canonical = _canonical(piece.source)
+        size_bytes += len(canonical)
+        chain.update(canonical)
         marks.append(PrefixMark(total, chain.copy().hexdigest()))
     if len(marks) > MAX_MARKS:
         marks = marks[:FIRST_MARKS] + marks[FIRST_MARKS - MAX_MARKS :]
@@ -141,11 +142,11 @@ def read_chat(body: Mapping[str, Any], *, key: bytes, vocabularies: Sequence[str
 
 
 class _Piece(NamedTuple):
-    """A part of the prompt that ends where a prefix may: its texts, what else it weighs, its canonical bytes."""
+    """A part of the prompt that ends where a prefix may: its texts, what else it weighs, what it was made from."""
 
     texts: tuple[str, ...]
     fixed: int
-    canonical: bytes
+    source: Any
 
 
 def _pieces(body: Mapping[str, Any]) -> Iterator[_Piece]:
@@ -155,10 +156,10 @@ def _pieces(body: Mapping[str, Any]) -> Iterator[_Piece]:
         texts = tuple(
             _canonical(part).decode("utf-8", "replace") for part in (*tools, *([schema] * bool(schema)))
         )
-        yield _Piece(texts, TOOL_TOKENS * len(texts), _canonical([tools, schema]))
+        yield _Piece(texts, TOOL_TOKENS * len(texts), [tools, schema])
     for message in body.get("messages") or ():
         texts, fixed = _read_message(message)
-        yield _Piece(texts, fixed + MESSAGE_TOKENS, _canonical(message))
+        yield _Piece(texts, fixed + MESSAGE_TOKENS, message)
     if "input" in body and "messages" not in body:
         yield _read_input(body["input"])
 
@@ -168,7 +169,7 @@ def _read_input(given: Any) -> _Piece:
     parts = given if isinstance(given, list) else [given]
     texts = tuple(part for part in parts if isinstance(part, str))
     tokens = sum(len(part) if isinstance(part, list) else 1 for part in parts if not isinstance(part, str))
-    return _Piece(texts, tokens, _canonical(parts))
+    return _Piece(texts, tokens, parts)
 
 
 def _read_message(message: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
