@@ -148,7 +148,7 @@ export function showRefusals(refusals) {
         el("span", {
           class: "muted",
           text: offer
-            ? `Most often would do: ${Object.keys(offer.terms).map(words).join(" and ")} at ${offer.model}, ${count(offer.orders)} times, last with ${termsOf(offer.terms)}`
+            ? `Most often would do: ${Object.keys(offer.terms).map(words).join(" and ")} at ${offer.model}, ${offer.orders === 1 ? "once" : `${count(offer.orders)} times`}, last with ${termsOf(offer.terms)}`
             : "Nothing near would have been served.",
         }),
       );

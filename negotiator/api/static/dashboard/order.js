@@ -122,6 +122,42 @@ function refused(reject) {
   );
 }
 
+/** Why a quote lost: what it missed, what was full, or what its room was worth to others. */
+function reason(quote) {
+  const scarce = Number(quote.shadow_usd) > 0 ? `room worth ${cost(quote.shadow_usd)}` : null;
+  return [words(quote.loss ?? NONE), quote.limit, scarce].filter(Boolean).join(", ");
+}
+
+/** What a second round asked for, and what moved. */
+function bargain({ targets = [], changed = [] }) {
+  if (!targets.length && !changed.length) return null;
+  const wished = targets.map((one) => {
+    const wishes = [
+      one.ceiling_usd && `at most ${cost(one.ceiling_usd)}`,
+      one.latency_ms_p95 && `within ${duration(one.latency_ms_p95)}`,
+    ];
+    return `${one.provider} was asked for ${wishes.filter(Boolean).join(" and ")}`;
+  });
+  const moved = changed.map(({ provider, model, tier, ...terms }) => {
+    const each = Object.entries(terms).map(
+      ([name, [before, now]]) => `${MOVES[name](before)} to ${MOVES[name](now)}`,
+    );
+    return `${provider}/${model}, ${tier}: ${each.join(", ")}`;
+  });
+  const lines = [...wished, ...(moved.length ? moved : ["nobody moved"])];
+  return el(
+    "ul",
+    { class: "plain muted" },
+    lines.map((text) => el("li", { text })),
+  );
+}
+
+const MOVES = {
+  expected_usd: (usd) => (usd === null ? "unquoted" : cost(usd)),
+  ceiling_usd: (usd) => (usd === null ? "unquoted" : `at most ${cost(usd)}`),
+  latency_ms_p95: (ms) => (ms === null ? "unquoted" : duration(ms)),
+};
+
 function roundOf(order, round, index) {
   const title = order.rounds.length > 1 ? `Round ${index + 1}` : "Quotes";
   const rows = round.quotes.map((quote) =>
@@ -138,7 +174,7 @@ function roundOf(order, round, index) {
       el("td", { class: "number", text: cost(quote.ceiling_usd) }),
       el("td", { class: "number", text: quality(quote.quality) }),
       el("td", { class: "number", text: duration(quote.latency_ms_p95) }),
-      el("td", {}, quote.won ? el("strong", { class: "good", text: "won" }) : words(quote.loss ?? NONE)),
+      el("td", {}, quote.won ? el("strong", { class: "good", text: "won" }) : reason(quote)),
     ),
   );
   const heads = [
@@ -151,6 +187,7 @@ function roundOf(order, round, index) {
   ];
   return part(
     title,
+    bargain(round),
     el(
       "div",
       { class: "scroll", tabindex: 0, role: "region", "aria-label": title },
