@@ -27,7 +27,7 @@ Account = Annotated[str, Field(min_length=1, max_length=255)]
 class OrdersQuery(BaseModel):
     """How many of the last orders, newest first; of one account, or of all in reach."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
     limit: Annotated[int, Field(ge=1, le=500)] = 50
     account: Account | None = None
@@ -36,7 +36,7 @@ class OrdersQuery(BaseModel):
 class TapeQuery(BaseModel):
     """events: names separated by commas."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
     events: Annotated[str, Field(pattern=r"^(orders|summary|market)(,(orders|summary|market)){0,2}$")] = (
         "orders"

@@ -39,11 +39,11 @@ Tokens = Annotated[int, Field(ge=0, le=100_000_000)]
 
 
 class _Own(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
 class _Foreign(BaseModel):
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, defer_build=True)
 
 
 class StreamOptions(_Own):
@@ -250,7 +250,7 @@ class FeedbackRequest(_Own):
 class PlanBodyOptions(PlanOptions):
     """How a batch is planned."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, defer_build=True)
 
 
 class PlanRequest(_Own):

@@ -32,7 +32,7 @@ KeptSeconds = Annotated[int, Field(ge=3_600, le=2_592_000)]
 
 
 class _Own(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class FileForm(_Own):

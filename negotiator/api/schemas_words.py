@@ -35,13 +35,13 @@ Instant = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 class Exact(BaseModel):
     """An answer with these fields and no others."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class Open(BaseModel):
     """An answer in another API's shape: it may have more fields."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", defer_build=True)
 
 
 class CounterOfferOut(Exact):

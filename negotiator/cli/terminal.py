@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+
+if TYPE_CHECKING:  # a server prints no table and draws no bar: it starts without them
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
 
 __all__ = ["console", "note", "print_json", "progress_bar", "table", "usd"]
 
 
 def console() -> Console:
     """Standard output, as wide as the terminal, 110 columns in a pipe."""
+    from rich.console import Console
+
     out = Console(highlight=False, soft_wrap=False)
     return out if out.is_terminal else Console(highlight=False, width=110)
 
@@ -32,6 +36,8 @@ def print_json(value: Any) -> None:
 
 def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A table. Columns that start with ``>`` are right-aligned, with ``=`` are never broken."""
+    from rich.table import Table
+
     made = Table(
         title=title,
         title_justify="left",
@@ -56,6 +62,9 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str
 
 def progress_bar() -> Progress:
     """A bar on stderr's terminal; nothing in a pipe."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     err = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
