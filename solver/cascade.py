@@ -29,10 +29,16 @@ START, TURNS = 0.3, 5  # mu of a level's run, in what its prices may be wrong; i
 ERROR = 0.5  # prices of n requests are wrong by ERROR sqrt(K / n)
 USABLE = 0.1  # a warm run that got stuck is good enough with this gap
 UNCLOSED = 0.3  # and rows that miss less than this share of their caps
+FAR_START, NEAR_START = 0.1, 0.03  # mu of the first run of all, and of the next
+BEGINNINGS = 4  # runs of the first sample before all of its columns are tried
+FEW = 20_000  # requests that all choose at once in a first round
 FAR = 0.8  # columns of a first band, by how much they are dearer than the best
 MOST_OPEN = 150_000  # requests that may all choose at once
 PATIENCE = 8  # short steps in a row after which a warm run is given up
 MOVES = 2.0  # use of a row by who chooses again / what is to be moved off it, at least
+CORE, CORE_REQUESTS = 8, 5_000  # a later round has CORE K requests and so many at least,
+WIDE = 0.05  # but none that leads by more
+REACH = 0.08  # columns of a later round, by how much they are dearer than the best, at least
 SPARE = 0.02  # of every cap, must be left to who chooses again
 WIDENED = 6  # times that a band is widened, twice as far each, where a row has less
 SURE = 0.999  # a larger share of one column is all of it
@@ -97,16 +103,19 @@ def _begun(
     Under overload balanced prices say little about who comes near: where the result is not nearly as good on all
     columns, all of them are tried.
     """
-    band = make_band(rows, all_options(rows, i), worth, rows.caps, keep=keep, weight=times)
-    lam = balanced_prices(band)
-    near = make_band(
-        rows, options_within(rows, lam, worth, i, FAR), worth, rows.caps, keep=keep, weight=times
-    )
-    found = solve_band(near, ROUGH, lam=lam, turns=0, patience=PATIENCE, left=left)
-    paid = float(times[i] @ leads(rows, found.lam, worth, at=i).least)
-    if found.converged and found.value - paid + float(found.lam @ rows.caps) <= USABLE * abs(found.value):
-        return found.lam
-    return solve_band(band, ROUGH, left=left).lam
+    everything = make_band(rows, all_options(rows, i), worth, rows.caps, keep=keep, weight=times)
+    lam, start = balanced_prices(everything), FAR_START
+    for _ in range(BEGINNINGS):
+        options = options_within(rows, lam, worth, i, FAR)
+        near = make_band(rows, options, worth, rows.caps, keep=keep, weight=times)
+        found = solve_band(near, ROUGH, lam=lam, start=start, turns=0, patience=PATIENCE, left=left)
+        if not _usable(found, 1.0):
+            break
+        lam, start = found.lam, NEAR_START
+        paid = float(times[i] @ leads(rows, lam, worth, at=i).least) - float(lam @ rows.caps)
+        if found.value - paid <= 2 * ROUGH * abs(found.value):
+            return lam
+    return solve_band(everything, ROUGH, left=left).lam
 
 
 def first(
@@ -131,7 +140,7 @@ def first(
     base[i] = np.where(given.best < rows.m, given.best, -1)
     everything = rows.load(base, i, times)
     off = np.maximum(everything - rows.caps, 0.0)
-    width = np.full(len(i), wrong)
+    width = np.full(len(i), wrong if len(i) > FEW or times is not None else np.inf)
     for turn in range(WIDENED + 1):
         fixed = (given.lead > width) & (given.best < rows.m)
         base[i] = np.where(fixed, given.best, -1)
@@ -150,7 +159,7 @@ def first(
             break
         width[users] = 2.0 * width[users] if turn < WIDENED - 1 else np.inf
     at = i[base[i] < 0]
-    options = options_within(rows, lam, worth, at, wrong)
+    options = options_within(rows, lam, worth, at, max(wrong, REACH))
     band = make_band(rows, options, worth, room, keep=keep, weight=times)
     found = solve_band(
         band, tolerance, lam=lam, start=START * wrong, turns=TURNS, patience=PATIENCE, left=left
@@ -181,16 +190,20 @@ def sift(
     feasible and can only improve (column generation; J. Gondzio, P. Gonzalez-Brevis, P. Munari 2013).
     """
     given = leads(rows, lam, worth, at=i)
+    fewest = min(max(CORE * rows.k, CORE_REQUESTS), len(i) - 1)
+    wrong = max(wrong, min(WIDE, float(np.partition(given.lead, fewest)[fewest])))
     again = (given.lead <= wrong) | (given.best != base[i]) | loose[i]
     at = i[again]
-    options = options_within(rows, lam, worth, at, wrong, base)
+    options = options_within(rows, lam, worth, at, max(2.0 * wrong, REACH), base)
     base = base.copy()
     base[at] = -1
     room = rows.caps - rows.load(np.where(base == rows.m, -1, base))
     band = make_band(rows, options, worth, room)
-    found = solve_band(band, tolerance, lam=lam, start=START * wrong, turns=0, patience=PATIENCE, left=left)
+    found = solve_band(
+        band, tolerance, lam=lam, start=START * wrong, turns=TURNS, patience=PATIENCE, left=left
+    )
     if not _usable(found, wrong) and left() > 0:
-        found = solve_band(band, tolerance, left=left)
+        found = solve_band(band, tolerance, lam=lam, start=FAR_START, turns=TURNS, left=left)
     found.lam = np.where(band.users > 0, found.lam, lam)
     return _settled(base, options, found, _paid(rows, worth, base, i), len(at))
 

@@ -14,10 +14,13 @@ import numpy as np
 from .band import Band, Block
 from .rows import Floats
 
-__all__ = ["TURNS", "State", "balanced", "centre"]
+__all__ = ["BLUR", "TURNS", "State", "balanced", "centre"]
 
 TURNS = 15
-BLUR = 0.3  # temperature of the choices while prices are balanced, relative to the least reduced cost
+BLUR, SHARP = (
+    0.3,
+    0.1,
+)  # temperature of choices while prices are balanced, of r: from nothing, from given prices
 EAGER = 0.5  # a row used r times its cap has its price multiplied by r ** EAGER
 FURTHEST = 20.0  # r is clipped to 1 / FURTHEST .. FURTHEST
 LEAST_OMEGA = 1e-3
@@ -81,11 +84,11 @@ def centre(r: Floats, goal: Floats, weight: Floats) -> Floats:
     return np.asarray(y)
 
 
-def balanced(band: Band, costs: list[Floats], lam: Floats, b: Floats, turns: int = TURNS) -> Floats:
+def balanced(band: Band, costs: list[Floats], lam: Floats, b: Floats, turns: int, blur: float) -> Floats:
     """lam after some rounds of multiplicative updates: what is used more than its cap grows dearer.
 
     costs: per block, in the unit of lam. lam, b: float64[K], scaled as the rows of the band are. A row with negative
-    usage counts it as room.
+    usage counts it as room. blur: temperature of the choices, of the least reduced cost.
     """
     for _ in range(turns):
         scaled = lam / band.scale
@@ -97,7 +100,7 @@ def balanced(band: Band, costs: list[Floats], lam: Floats, b: Floats, turns: int
             r += cost
             least = r.min(axis=0)
             np.subtract(least, r, out=r)
-            r /= BLUR * np.maximum(least, LEAST_OMEGA)
+            r /= blur * np.maximum(least, LEAST_OMEGA)
             np.exp(r, out=r)
             r *= block.weight / r.sum(axis=0)
             return band.used(block, r)

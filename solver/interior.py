@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from .band import Band
-from .central import TURNS, State, balanced
+from .central import BLUR, TURNS, State, balanced
 from .rows import Floats, Ints
 from .schur import schur
 
@@ -99,7 +99,7 @@ def solve_band(
 def balanced_prices(band: Band) -> Floats:
     """float64[K]: prices at which no row is asked for much more than its cap, and none has a price for nothing."""
     run = _Run.__new__(_Run)
-    run.scale(band, None, TURNS)
+    run.scale(band, None, TURNS, BLUR)
     return run.lam * run.unit / band.scale
 
 
@@ -116,7 +116,7 @@ class _Step:
 
 
 class _Run:
-    def scale(self, band: Band, lam: Floats | None, turns: int) -> Any:
+    def scale(self, band: Band, lam: Floats | None, turns: int, blur: float) -> Any:
         self.band, self.k = band, band.k
         size = max(1, sum(block.size for block in band.blocks))
         mean = sum(float(block.cost[block.columns < band.rows.m].sum()) for block in band.blocks)
@@ -127,11 +127,11 @@ class _Run:
         costs = [block.cost / self.unit for block in band.blocks]
         first = np.full(self.k, ROUGH_PRICE) if lam is None else lam * band.scale / self.unit
         self.lam = np.where(band.users > 0, np.clip(first, 0.0, 0.5 * self.elastic), 0.0)
-        self.lam = np.minimum(balanced(band, costs, self.lam, self.b, turns), 0.5 * self.elastic)
+        self.lam = np.minimum(balanced(band, costs, self.lam, self.b, turns, blur), 0.5 * self.elastic)
         return costs, size
 
     def __init__(self, band: Band, lam: Floats | None, start: float, turns: int) -> None:
-        costs, size = self.scale(band, lam, turns)
+        costs, size = self.scale(band, lam, turns, BLUR if lam is None else start)
         used = self._begin(costs, start)
         self.weight = max(sum(float(state.omega.sum()) for state in self.states) / size, 1e-12)
         mu = start * self.weight

@@ -17,6 +17,9 @@ __all__ = ["relax", "relax_kept", "relax_served"]
 ROUNDS = 12
 FIRST = 1e-3  # gap of the first round on everything; the next ones have fewer options
 NARROWEST, WIDEST = 0.003, 0.1  # leads of who chooses again in a later round
+WIDER = 3.0  # such a lead / what the round before may have missed
+WARM = 0.05  # what given prices may be wrong by
+STEPS = (1.0, 0.3, 0.1, 0.03)
 
 
 def relax(
@@ -39,19 +42,46 @@ def relax(
         search.believe(whole.lam)
         return whole.base, whole.loose
     if warm is not None:
-        lam, wrong = warm, 0.05
+        lam, wrong = warm, WARM
     else:
         lam, wrong = sampled(rows, worth, search.seed, left)
+    best = search.believe(lam)
     found = first(rows, lam, worth, alive, wrong, FIRST, left)
-    bound = -np.inf
+    wider, most = WIDER, best
     for _ in range(ROUNDS):
-        bound = max(bound, search.believe(found.lam))
-        miss = _miss(search, found, bound)
+        moved, bound = _towards(search, lam, found.lam)
+        if bound > best:
+            lam, best = moved, max(best, search.believe(moved))
+        most = max(most, best)
+        miss = _miss(search, found, most)
         if left() <= 0 or miss <= 3 * tolerance:
             break
-        wrong = min(WIDEST, max(NARROWEST, 3.0 * miss))
-        found = sift(rows, found.lam, worth, alive, found.base, found.loose, wrong, tolerance, left)
+        wrong = min(WIDEST, max(NARROWEST, wider * miss))
+        again = sift(rows, lam, worth, alive, found.base, found.loose, wrong, tolerance, left)
+        gained = found.value - again.value
+        if gained < 1e-2 * miss * abs(
+            found.value
+        ):  # the prices choose the wrong requests: theirs may do better
+            wider, lam, best = 2.0 * wider, again.lam, -np.inf
+        if gained >= 0:
+            found = again
     return found.base, found.loose
+
+
+def _towards(search: Search, lam: Floats, new: Floats) -> tuple[Floats, float]:
+    """(prices between lam and new, their bound): prices of a part of the columns may be far off on all of them.
+
+    The bound is concave along the way, so it is tried all of the way and, where that is worse, nearer.
+    """
+    rows, found = search.rows, (lam, -np.inf)
+    for share in STEPS:
+        tried = lam + share * (new - lam)
+        least = leads(rows, tried, search.worth).least[rows.alive]
+        bound = float(least.sum(dtype=np.float64)) - float(tried @ rows.caps)
+        if bound <= found[1]:
+            break
+        found = tried, bound
+    return found
 
 
 def _miss(search: Search, found: Round, bound: float) -> float:
