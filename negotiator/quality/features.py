@@ -74,14 +74,14 @@ class Encoded:
 
 
 def encode(texts: Sequence[str]) -> Encoded:
-    """Hash texts and count what is in them. At most a few hundred at a time: memory grows with their excerpts."""
+    """Hash texts and count what is in them. At most a few hundred at a time (16,383 fit): memory grows with their excerpts."""
     whole = [text.encode("utf-8", "replace") for text in texts]
     parts = [b if len(b) <= HEAD_BYTES + TAIL_BYTES else b[:HEAD_BYTES] + b[-TAIL_BYTES:] for b in whole]
     # Line feeds around each text: no word begins or ends at its edge, so words of two texts never meet.
     raw = np.frombuffer(b"".join(b"\n" + part + b"\n" for part in parts), dtype=np.uint8)
     sizes = np.array([len(part) + 2 for part in parts], dtype=np.int64)
     total = np.array([len(b) for b in whole], dtype=np.float64)
-    doc = np.repeat(np.arange(len(texts)), sizes)
+    doc = np.repeat(np.arange(len(texts), dtype=np.int32), sizes)
     low = _LOWER[raw]
     starts, ends, words = _words(low)
     word_doc = doc[starts]
@@ -96,7 +96,7 @@ def encode(texts: Sequence[str]) -> Encoded:
     found = keys[first]
     indptr = np.searchsorted(found, np.arange(len(texts) + 1) * BUCKETS)
     hand = _hand(parts, raw, doc, total, words, word_doc, ends - starts)
-    return Encoded(indptr, (found % BUCKETS).astype(np.int32), counts, hand)
+    return Encoded(indptr, found % BUCKETS, counts, hand)
 
 
 def encode_all(texts: Sequence[str]) -> Encoded:
@@ -115,14 +115,14 @@ def concatenated(parts: Sequence[Encoded]) -> Encoded:
     )
 
 
-def _grams(low: npt.NDArray[np.uint8], doc: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Keys (text, bucket) of all byte 3- to 5-grams; none spans two texts."""
+def _grams(low: npt.NDArray[np.uint8], doc: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Keys (text, bucket) of all byte 3- to 5-grams; none spans two texts. In 32 bits they sort twice as fast."""
     wide = low.astype(np.uint64)
     value = wide[:-1] * np.uint64(257) + wide[1:]
     keys, alone = [], not len(doc) or doc[-1] == 0
     for size in (3, 4, 5):
         value = value[: len(wide) - size + 1] * np.uint64(257) + wide[size - 1 :]
-        bucket = ((value * _MULTIPLIER) >> np.uint64(64 - _HALF_BITS)).astype(np.int64)
+        bucket = ((value * _MULTIPLIER) >> np.uint64(64 - _HALF_BITS)).astype(np.int32)
         if alone:
             keys.append(bucket)
             continue
@@ -146,13 +146,13 @@ def _words(
     return starts, ends, np.add.reduceat(terms, np.cumsum(lengths) - lengths)
 
 
-def _word_keys(words: npt.NDArray[np.uint64], doc: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _word_keys(words: npt.NDArray[np.uint64], doc: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     """Keys (text, bucket) of words and of neighbouring pairs."""
-    shift, half = np.uint64(64 - _HALF_BITS), 2**_HALF_BITS
+    shift, half = np.uint64(64 - _HALF_BITS), np.int32(2**_HALF_BITS)
     same = doc[1:] == doc[:-1]
     pairs = (words[:-1] * _PAIR + words[1:])[same]
-    single = ((words * _MULTIPLIER) >> shift).astype(np.int64)
-    double = ((pairs * _MULTIPLIER) >> shift).astype(np.int64)
+    single = ((words * _MULTIPLIER) >> shift).astype(np.int32)
+    double = ((pairs * _MULTIPLIER) >> shift).astype(np.int32)
     return np.concatenate((doc * BUCKETS + half + single, doc[1:][same] * BUCKETS + half + double))
 
 
@@ -173,10 +173,10 @@ HAND = 3 + _N_CLASSES + 3 + 3 + 6 + _N_DOMAINS
 def _hand(
     parts: Sequence[bytes],
     raw: npt.NDArray[np.uint8],
-    doc: npt.NDArray[np.int64],
+    doc: npt.NDArray[np.int32],
     total: npt.NDArray[np.float64],
     words: npt.NDArray[np.uint64],
-    word_doc: npt.NDArray[np.int64],
+    word_doc: npt.NDArray[np.int32],
     word_length: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.float32]:
     """float32[n, HAND]: lengths, kinds of bytes, shares, numbers, options, domain words."""

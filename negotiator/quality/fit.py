@@ -21,11 +21,11 @@ from negotiator.quality.outcomes import Outcomes
 
 __all__ = ["LEAST_PROMPTS", "fit_model"]
 
-DIMS_MAX, DIMS_MIN, ROWS_PER_DIM = 64, 16, 8
+DIMS_MAX, DIMS_MIN, ROWS_PER_DIM = 96, 16, 8
 LEAST_DOCUMENTS = 3
 LEAST_PROMPTS = 300
 """With fewer labelled prompts differences between models are not learnt: routing on them loses to the best single."""
-GRAM_SHARE, GRAM_PENALTY, GRAM_STEPS, GRAM_PARTS = 0.5, 20.0, 15, 3
+GRAM_SHARE, GRAM_PENALTY, GRAM_STEPS, GRAM_PARTS = 0.35, 20.0, 15, 3
 UNKNOWN_LENGTH = 250.0
 """Tokens expected of a model none of whose answers' lengths were recorded; three times as many is its p95."""
 LATENT_POWER, HAND_WEIGHT = 0.5, 0.5
