@@ -52,9 +52,9 @@ async def started(
     )
 
 
-async def ended(client: openai.AsyncOpenAI, batch_id: str) -> Batch:
-    """The batch when nothing of it changes any more; raises TimeoutError after a minute."""
-    async with asyncio.timeout(60):
+async def ended(client: openai.AsyncOpenAI, batch_id: str, within_s: float = 60) -> Batch:
+    """The batch when nothing of it changes any more; raises TimeoutError."""
+    async with asyncio.timeout(within_s):
         while True:
             batch = await client.batches.retrieve(batch_id)
             if batch.status in ENDED:

