@@ -20,20 +20,22 @@ import random
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.market_http import measure_http, report_http
 from benchmarks.market_report import plot, report
 from negotiator.capacity import Capacity, Slot
 from negotiator.clearing import Clearing
 from negotiator.clearing_batch import BatchBook, BatchOffer, BatchPlan, clear_batch
 from negotiator.events import discard
-from negotiator.limits import Load, cached_input, limit_rows, load_of
+from negotiator.limits import LimitRow, Load, cached_input, limit_rows, load_of
 from negotiator.market_maker import MarketMaker
 from negotiator.market_maker_demand import DemandMeter
+from negotiator.market_maker_forecast import Forecast
 from negotiator.order import Assignment, Candidate, Order, QualityEstimate
 from negotiator.policy import consider, rank
 from negotiator.quality import load_priors
@@ -191,6 +193,17 @@ class Run:
     reprice_s: list[float]
 
 
+class WrongForecast(Forecast):
+    """Expects ``factor`` times what has come lately."""
+
+    def __init__(self, rows: Sequence[LimitRow], factor: float) -> None:
+        super().__init__(rows)
+        self._factor = factor
+
+    def per_ms(self) -> float:
+        return self._factor * super().per_ms()
+
+
 class Trial:
     """One policy on one stream."""
 
@@ -199,8 +212,8 @@ class Trial:
         self._clock = HandClock()
         self._capacity = Capacity(stream.limits, self._clock, discard)
         self._clearing = Clearing(self._capacity.rows, self._clock, discard)
-        self._maker = MarketMaker(self._capacity.rows) if priced else None
-        self._forecast = forecast
+        rows = self._capacity.rows
+        self._maker = MarketMaker(rows, forecast=WrongForecast(rows, forecast)) if priced else None
         self._meter = DemandMeter()
         self._sellers = {name: Windows(limits) for name, limits in stream.limits.items()}
         self._calls: list[tuple[int, int, Slot, Usage, str, str]] = []
@@ -230,8 +243,7 @@ class Trial:
         if self._maker is None:
             return
         now_ms = self._clock.ms
-        report = self._meter.report(now_ms, self._capacity.taken())
-        self._maker.observe(replace(report, orders=round(report.orders * self._forecast)))
+        self._maker.observe(self._meter.report(now_ms, self._capacity.taken()))
         begun_s = time.perf_counter()
         prices = self._maker.reprice(now_ms)
         self.run.reprice_s.append(time.perf_counter() - begun_s)
@@ -304,6 +316,14 @@ def _quantiles(values: Sequence[float]) -> dict[str, float]:
     return {f"p{q}": round(ordered[len(ordered) * q // 100], 1) for q in (50, 99)}
 
 
+def over_http(out: Path, minutes: int, seed: int) -> None:
+    """The market over HTTP, three to four minutes for each load."""
+    found = measure_http((0.75, 1.0, 1.25, 1.5), minutes, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "market_http.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (out / "market_http.md").write_text(report_http(found, minutes), encoding="utf-8")
+
+
 def main() -> None:
     """Run everything and write the results."""
     parser = argparse.ArgumentParser(
@@ -314,7 +334,12 @@ def main() -> None:
     parser.add_argument("--time-limit", type=float, default=15.0, help="seconds per hindsight solve")
     parser.add_argument("--quick", action="store_true", help="two scenarios, one seed")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--http", action="store_true", help="two workers and real windows over HTTP, in real time"
+    )
     given = parser.parse_args()
+    if given.http:
+        return over_http(given.out, 1 if given.quick else 2, given.seeds[0])
     seeds = given.seeds[:1] if given.quick else given.seeds
     scenarios = SCENARIOS[1:3] if given.quick else SCENARIOS
     found: dict[str, Any] = {

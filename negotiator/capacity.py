@@ -202,7 +202,10 @@ class Capacity:
             if budget.left(now_ms) <= 0:
                 return lack
         for row in pair.rows:
-            if row.units(load) > row.counter.left(now_ms):
+            units = row.units(load)
+            if units > row.counter.left(now_ms):
+                if self._leases is not None and isinstance(row.counter, LeasedWindow | LeasedSlots):
+                    self._leases.missed(row.counter, units, now_ms)
                 return row.lack
         return None
 

@@ -33,6 +33,9 @@ MIN_LEASE_MS: Final = 100
 ROUNDS: Final = 4
 """Rounds in a lease."""
 
+NUDGE_MS: Final = 50
+"""The least between rounds that calls ask for which found nothing leased."""
+
 AHEAD: Final = 2  # a lease is for as much as the last two rounds used
 FADE: Final = 0.7
 
@@ -227,6 +230,7 @@ class Leases:
         self._counters: dict[str, tuple[LimitRow, LeasedWindow | LeasedSlots]] = {}
         self._round: asyncio.Task[None] | None = None
         self._lost = False
+        self._asked_ms = 0
         self.renew_ms = LEASE_MS // ROUNDS
         """How often a round may be due."""
 
@@ -239,6 +243,13 @@ class Leases:
         self.renew_ms = min(self.renew_ms, counter.renew_ms)
         return counter
 
+    def missed(self, counter: LeasedWindow | LeasedSlots, units: int, now_ms: int) -> None:
+        """A call was passed over here: ask soon, or whoever was not used lately is never used again."""
+        counter.short = max(counter.short, units)
+        if now_ms - self._asked_ms >= NUDGE_MS and (self._round is None or self._round.done()):
+            self._asked_ms = now_ms
+            self._round = asyncio.ensure_future(self._renew(now_ms))
+
     async def refill(self, now_ms: int) -> None:
         """Ask the store for what was found missing, and for what is due; returns when it has answered."""
         if self._round is None or self._round.done():
@@ -249,7 +260,8 @@ class Leases:
         asks: dict[int, list[LeaseAsk]] = {}
         corrections: dict[str, int] = {}
         for key, (row, counter) in self._counters.items():
-            if now_ms < counter.due_ms and not counter.short:
+            told = isinstance(counter, LeasedWindow) and counter.corrected is not None
+            if now_ms < counter.due_ms and not counter.short and not told:
                 continue
             want, slots = counter.plan(now_ms), isinstance(counter, LeasedSlots)
             if isinstance(counter, LeasedWindow) and counter.corrected is not None:

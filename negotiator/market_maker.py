@@ -23,7 +23,7 @@ from .clearing_prices import price_rows
 from .events import Emit, Event
 from .limits import LimitRow, ShadowPrices
 from .market_maker_demand import DemandMeter, DemandReport
-from .market_maker_forecast import Forecast
+from .market_maker_forecast import Forecast, Outlook
 
 if TYPE_CHECKING:
     from solver import Prices
@@ -39,8 +39,8 @@ __all__ = [
 
 logger = logging.getLogger("negotiator.market_maker")
 
-HORIZON_MS: Final = 30_000
-"""How far ahead demand is set against room: half a usual window, so that a window that runs full shows in prices."""
+HORIZON_MS: Final = 60_000
+"""How far ahead demand is set against room: a usual window, over which bursts even out."""
 
 SHARE: Final = 0.9
 """The part of the room that is priced as if it were all: the rest takes what demand varies."""
@@ -58,11 +58,19 @@ RunIn = Callable[[Callable[[], ShadowPrices | None]], Awaitable[ShadowPrices | N
 class MarketMaker:
     """Reports in, prices out; pure but for its memory of demand and windows."""
 
-    def __init__(self, rows: Iterable[LimitRow], *, horizon_ms: int = HORIZON_MS, epoch: int = 0) -> None:
+    def __init__(
+        self,
+        rows: Iterable[LimitRow],
+        *,
+        horizon_ms: int = HORIZON_MS,
+        epoch: int = 0,
+        forecast: Forecast | None = None,
+    ) -> None:
         self._rows = tuple(rows)
         self._horizon_ms = horizon_ms
         self.epoch = epoch
-        self._forecast = Forecast(self._rows)
+        self._forecast = forecast or Forecast(self._rows)
+        self._outlook = Outlook()
         self._windows = {
             row.name: Window(row.amount, row.per_ms)
             for row in self._rows
@@ -82,6 +90,7 @@ class MarketMaker:
             return False
         self._heard[report.worker] = report.at_ms
         self._forecast.observe(report)
+        self._outlook.came(report.orders)
         latest_ms = max(self._heard.values())  # workers' clocks differ a little, windows never go back
         for name, units in report.taken.items():
             window = self._windows.get(name)
@@ -108,8 +117,9 @@ class MarketMaker:
         expected = self._forecast.expect(self._horizon_ms)
         if expected is None:
             return None
+        factor = self._outlook.factor(now_ms, self._forecast.per_ms())
         nusd_per_million, self._warm = price_rows(
-            expected.book, expected.count, self.left(now_ms), warm=self._warm
+            expected.book, factor * expected.count, self.left(now_ms), warm=self._warm
         )
         return ShadowPrices(
             made_ms=now_ms,

@@ -18,9 +18,14 @@ from .clearing_book import BatchBook, BatchOffer
 from .limits import LimitRow
 from .market_maker_demand import ClassReport, DemandReport, OfferKey, OfferLoad
 
-__all__ = ["HALF_LIFE_MS", "Expected", "Forecast"]
+__all__ = ["HALF_LIFE_MS", "Expected", "Forecast", "Outlook"]
 
 HALF_LIFE_MS: Final = 30_000
+JUDGED_MS: Final = 60_000
+"""By how much earlier forecasts were off is forgotten by half in so long."""
+
+TRUSTED: Final = 50.0  # orders: with fewer to judge by, a forecast is believed
+MOST_OFF: Final = 2.0
 MAX_CLASSES: Final = 1_024
 MAX_OFFERS: Final = 512
 BLEND: Final = 0.3  # how much a new description of a class counts against the old ones
@@ -35,6 +40,29 @@ class Expected:
     book: BatchBook
     count: npt.NDArray[np.float64]
     unserved_nusd: int
+
+
+class Outlook:
+    """How many orders came for every one that was expected, lately: what the next forecast is multiplied by."""
+
+    def __init__(self) -> None:
+        self._came = self._expected = TRUSTED
+        self._per_ms = 0.0
+        self._since_ms = 0
+
+    def came(self, orders: int) -> None:
+        """Count what came."""
+        self._came += orders if self._per_ms else 0
+
+    def factor(self, now_ms: int, per_ms: float) -> float:
+        """Judge the last forecast by what has come since, and take down a new one; ``per_ms``: orders a millisecond."""
+        passed_ms = max(0, now_ms - self._since_ms)
+        self._expected += self._per_ms * passed_ms
+        kept = 2 ** (-passed_ms / JUDGED_MS)
+        self._came = TRUSTED + kept * (self._came - TRUSTED)
+        self._expected = TRUSTED + kept * (self._expected - TRUSTED)
+        self._per_ms, self._since_ms = per_ms, now_ms
+        return min(MOST_OFF, max(1 / MOST_OFF, self._came / self._expected))
 
 
 class _Class:

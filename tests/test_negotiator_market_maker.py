@@ -25,7 +25,7 @@ from negotiator.market_maker import (
 )
 from negotiator.market_maker_child import Instructions
 from negotiator.market_maker_demand import MAX_NOTES, ClassReport, DemandMeter, DemandReport, OfferLoad
-from negotiator.market_maker_forecast import MAX_CLASSES, Forecast
+from negotiator.market_maker_forecast import MAX_CLASSES, Forecast, Outlook
 from negotiator.market_maker_process import MarketMakerProcess
 from negotiator.market_maker_shared import PRICES_KEY, SharedMarketMaker, WorkerPost
 from negotiator.order import Candidate, Order, QualityEstimate
@@ -230,13 +230,24 @@ def test_room_goes_to_the_highest_value_when_there_is_too_little() -> None:
 
 def test_a_window_that_runs_full_leaves_less() -> None:
     """What workers took of a row counts until it leaves the window, whoever took it; a report counts once."""
-    maker = MarketMaker(SCARCE)
+    maker = MarketMaker(SCARCE, horizon_ms=30_000)
     fresh = maker.left(0)["a:requests"]
     assert maker.observe(report(1_000, [], worker="1", taken={"a:requests": 30}))
     assert maker.observe(report(1_000, [], worker="2", taken={"a:requests": 10}))
     assert not maker.observe(report(1_000, [], worker="2", taken={"a:requests": 10}))
     assert maker.left(1_000)["a:requests"] == pytest.approx(fresh * 20 / 60)
     assert maker.left(40_000)["a:requests"] == pytest.approx(fresh)
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.3])
+def test_a_forecast_that_is_always_off_is_corrected_by_what_comes(factor: float) -> None:
+    """Two minutes of ten orders a second, expected to be seven or thirteen: the factor makes up for it."""
+    outlook = Outlook()
+    for second in range(1, 120):
+        outlook.came(10)
+        found = outlook.factor(second * 1_000, factor * 10 / 1_000)
+    assert found == pytest.approx(1 / factor, rel=0.05)
+    assert Outlook().factor(1_000, 5.0) == 1.0, "nothing came yet to judge by"
 
 
 def test_before_any_demand_there_are_no_prices() -> None:
