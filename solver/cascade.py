@@ -39,6 +39,7 @@ MOVES = 2.0  # use of a row by who chooses again / what is to be moved off it, a
 CORE, CORE_REQUESTS = 8, 5_000  # a later round has CORE K requests and so many at least,
 WIDE = 0.05  # but none that leads by more
 REACH = 0.08  # columns of a later round, by how much they are dearer than the best, at least
+SLICE = 100_000  # requests whose uses are listed at a time
 SPARE = 0.02  # of every cap, must be left to who chooses again
 WIDENED = 6  # times that a band is widened, twice as far each, where a row has less
 SURE = 0.999  # a larger share of one column is all of it
@@ -152,9 +153,7 @@ def first(
             short &= keep
         if not short.any():
             break
-        at = np.flatnonzero(fixed)
-        p, k, _ = rows.pairs(i[at], given.best[at].astype(np.int64))
-        users = at[np.unique(p[short[k]])]
+        users = _users(rows, i, given.best, np.flatnonzero(fixed), short)
         if not len(users):
             break
         width[users] = 2.0 * width[users] if turn < WIDENED - 1 else np.inf
@@ -200,12 +199,29 @@ def sift(
     room = rows.caps - rows.load(np.where(base == rows.m, -1, base))
     band = make_band(rows, options, worth, room)
     found = solve_band(
-        band, tolerance, lam=lam, start=START * wrong, turns=TURNS, patience=PATIENCE, left=left
+        band,
+        tolerance,
+        lam=lam,
+        start=max(START * wrong, NEAR_START),
+        turns=TURNS,
+        patience=PATIENCE,
+        left=left,
     )
     if not _usable(found, wrong) and left() > 0:
         found = solve_band(band, tolerance, lam=lam, start=FAR_START, turns=TURNS, left=left)
     found.lam = np.where(band.users > 0, found.lam, lam)
     return _settled(base, options, found, _paid(rows, worth, base, i), len(at))
+
+
+def _users(rows: Rows, i: Ints, best: npt.NDArray[np.int32], at: Ints, short: npt.NDArray[np.bool_]) -> Ints:
+    """Which of ``at`` (places in i) use a row that is short at their best column."""
+
+    def work(lo: int) -> Ints:
+        here = at[lo : lo + SLICE]
+        p, k, _ = rows.pairs(i[here], best[here].astype(np.int64))
+        return here[np.unique(p[short[k]])]
+
+    return np.concatenate([at[:0], *(work(lo) for lo in range(0, len(at), SLICE))])
 
 
 def _usable(found: InteriorPoint, wrong: float) -> bool:
