@@ -76,6 +76,7 @@ class Telemetry:
         self._together = together
         self._look = look
         self._heard: list[Event] = []
+        self._batch = BATCH if together is None else 1  # any worker is asked for what all have counted
         self._refusals = FalseRefusals()
         self._seen: dict[Pair, tuple[int, int]] = {}
         self._make_counters()
@@ -159,7 +160,7 @@ class Telemetry:
     def note(self, event: Event) -> None:
         """Count one event, soon; never raises for facts it does not know."""
         self._heard.append(event)
-        if len(self._heard) >= BATCH:
+        if len(self._heard) >= self._batch:
             self._count()
 
     def _count(self) -> None:
