@@ -27,7 +27,7 @@ from .openai_faults import leaf_for, safe_detail
 from .openai_usage import count_of
 from .sse import Event
 from .terms import Delta, Usage
-from .vendor_json import error_body, object_of
+from .vendor_json import error_body, object_of, redirect
 
 __all__ = ["MessageReader", "delta_of_message", "fault_of", "usage_of"]
 
@@ -223,7 +223,9 @@ def _given(report: object) -> dict[str, Any]:
 
 def fault_of(status: int, headers: Mapping[str, str], data: bytes) -> ProviderError:
     """The failure that an HTTP error answer stands for."""
-    body = error_body(status, data)
+    if moved := redirect(status):
+        return moved
+    body = error_body(data)
     fault = _fault_in(body if isinstance(body, Mapping) else {}, status)
     fault.retry_after_ms = retry_after_ms(headers)
     return fault

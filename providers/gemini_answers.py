@@ -26,7 +26,7 @@ from .openai_faults import leaf_for, safe_detail
 from .openai_usage import count_of
 from .sse import Event
 from .terms import Delta, Usage
-from .vendor_json import error_body, object_of
+from .vendor_json import error_body, object_of, redirect
 
 __all__ = ["ContentReader", "delta_of_answer", "fault_of", "usage_of"]
 
@@ -179,7 +179,9 @@ class ContentReader:
 
 def fault_of(status: int, headers: Mapping[str, str], data: bytes) -> ProviderError:
     """The failure that an HTTP error answer stands for; its RetryInfo says when to come back."""
-    body = error_body(status, data)
+    if moved := redirect(status):
+        return moved
+    body = error_body(data)
     if isinstance(body, list):  # a stream that failed before it began answers with a list of one
         body = body[0] if body else None
     fault = _fault_in(body.get("error") if isinstance(body, Mapping) else None, status)

@@ -20,7 +20,7 @@ from .errors import (
     error_for,
 )
 from .limit_headers import retry_after_ms, retry_hint_ms
-from .vendor_json import error_body
+from .vendor_json import error_body, redirect
 
 __all__ = ["MAX_DETAIL_CHARS", "fault_in_answer", "fault_of", "leaf_for", "safe_detail"]
 
@@ -114,7 +114,9 @@ def leaf_for(status: int, codes: tuple[str, ...], message: str) -> type[Provider
 
 def fault_of(status: int, headers: Mapping[str, str], data: bytes) -> ProviderError:
     """The failure that an HTTP error answer stands for."""
-    fault = _fault(status, error_body(status, data))
+    if moved := redirect(status):
+        return moved
+    fault = _fault(status, error_body(data))
     if headers.get("x-ratelimit-limit-req-minute") == "0":  # Mistral's window that will never open
         return AuthFailed("the account has no quota for this model", status=403)
     asked_ms = retry_after_ms(headers)

@@ -8,7 +8,7 @@ import orjson
 
 from .errors import MalformedAnswer
 
-__all__ = ["error_body", "object_of"]
+__all__ = ["error_body", "object_of", "redirect"]
 
 
 def object_of(data: bytes) -> dict[str, Any]:
@@ -22,10 +22,15 @@ def object_of(data: bytes) -> dict[str, Any]:
     return body
 
 
-def error_body(status: int, data: bytes) -> Any:
-    """What the body of an HTTP error says, None where it is no JSON. Raises MalformedAnswer for a redirect."""
+def redirect(status: int) -> MalformedAnswer | None:
+    """The failure of a vendor that sends elsewhere, None for any other status."""
     if 300 <= status < 400:
-        raise MalformedAnswer("answered with a redirect, which is never followed", status=status)
+        return MalformedAnswer("answered with a redirect, which is never followed", status=status)
+    return None
+
+
+def error_body(data: bytes) -> Any:
+    """What the body of an HTTP error says, None where it is no JSON."""
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
