@@ -5,7 +5,7 @@ Every model refuses unknown fields by name. Money is US dollars here and integer
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -64,6 +64,10 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
 
+_PRINTABLE: Final = r"^[^\x00-\x1f\x7f]+$"
+"""No control characters: an order's id goes into headers and logs."""
+
+
 class Terms(_Frozen):
     """What a request is worth to its buyer. A field that is None was not given: profile and account decide.
 
@@ -86,7 +90,7 @@ class Terms(_Frozen):
     policy: Policy | None = None
     rounds: Annotated[int, Field(ge=0, le=2)] | None = None
     account: Annotated[str, Field(min_length=1, max_length=255)] | None = None
-    order_id: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    order_id: Annotated[str, Field(min_length=1, max_length=255, pattern=_PRINTABLE)] | None = None
     profile: Annotated[str, Field(min_length=1, max_length=100)] | None = None
 
     def over(self, defaults: Terms) -> Terms:

@@ -197,3 +197,25 @@ async def test_quotes_hold_no_money_and_a_huge_max_tokens_pins_no_budget() -> No
         pinned = await served.pending_nusd()
     assert pinned <= 100_000 * 10**6, "a hold is bounded by what the model can say, not by what is asked"
     assert status in {200, 422}, json.dumps(body)
+
+
+@pytest.mark.parametrize("order_id", ["a\nb", "a\r\nset-cookie: x=1", "\x00", "\x7f"])
+async def test_an_id_that_would_break_a_header_is_refused_by_name(order_id: str) -> None:
+    """An order's id stands in answers' headers and in logs: control characters in it are 400."""
+    async with api_house() as served:
+        body = {**CHAT, "negotiator": {"order_id": order_id}}
+        status, answer, _ = await served.call("POST", "/v1/chat/completions", body)
+        assert status == 400
+        assert "order_id" in answer["error"]["message"]
+        assert not served.playback.received
+
+
+async def test_a_sellers_name_for_its_model_cannot_break_a_header() -> None:
+    """What a seller calls its model is escaped where it stands in a header."""
+    async with api_house(sellers=None) as served:
+        from negotiator.api import buying
+
+        assert buying._header("m\r\nx: y") == "m%0D%0Ax%3A%20y"
+        assert buying._header("openai/gpt-6 luna") == "openai/gpt-6 luna"
+        status, _, headers = await served.call("POST", "/v1/chat/completions", CHAT)
+        assert (status, headers["x-negotiator-model"]) == (200, "m")

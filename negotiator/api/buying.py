@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import quote
 
 from ..engine_delivery import Delivery
 from ..errors import InputInvalid
@@ -91,14 +92,19 @@ async def buy(call: Call, order: Order, quote_id: str | None = None) -> tuple[Co
     return done, raw
 
 
+def _header(text: str) -> str:
+    """A seller's word as it may stand in a header: one with control characters is escaped."""
+    return text if text.isprintable() else quote(text)
+
+
 def award_headers(delivery: Delivery) -> dict[str, str]:
     """What is known of a delivery when its first token is there."""
     candidate = delivery.serving
     return {
         "x-negotiator-order-id": delivery.job.order.order_id,
-        "x-negotiator-quote-id": candidate.quote.quote_id,
+        "x-negotiator-quote-id": _header(candidate.quote.quote_id),
         "x-negotiator-provider": candidate.quote.provider,
-        "x-negotiator-model": candidate.quote.model,
+        "x-negotiator-model": _header(candidate.quote.model),
         "x-negotiator-tier": candidate.quote.tier,
         "x-negotiator-expected-usd": format_usd(candidate.expected_nusd),
         "x-negotiator-ceiling-usd": format_usd(candidate.ceiling_nusd),
@@ -108,9 +114,9 @@ def award_headers(delivery: Delivery) -> dict[str, str]:
 def sealed_headers(done: Completion) -> Mapping[str, str]:
     """What is known of a whole answer."""
     return {
-        "x-negotiator-quote-id": done.quote_id,
+        "x-negotiator-quote-id": _header(done.quote_id),
         "x-negotiator-provider": done.provider,
-        "x-negotiator-model": done.model,
+        "x-negotiator-model": _header(done.model),
         "x-negotiator-tier": done.tier,
         "x-negotiator-expected-usd": format_usd(done.expected_nusd),
         "x-negotiator-ceiling-usd": format_usd(done.ceiling_nusd),
