@@ -10,7 +10,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -239,9 +239,9 @@ def _spare_the_collector() -> None:
     gc.set_threshold(*COLLECT_AFTER)
 
 
-def _warm_up(engine: Engine) -> None:
+def _warm_up(vocabularies: Iterable[str]) -> None:
     """Load now what the first request would wait for: vocabularies, and what they need for words they do not have."""
-    for vocabulary in {REFERENCE, *engine.rooms.vocabularies} & VOCABULARIES.keys():
+    for vocabulary in VOCABULARIES.keys() & set(vocabularies):
         count_text("qzx" * 10, vocabulary)
 
 
@@ -253,12 +253,11 @@ async def serve_until_told(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    async with (
-        Engine.open(config, clock=SystemClock(), apart=True) as engine,
-        serve(engine, reuse_port=reuse_port) as at,
-    ):
-        _warm_up(engine)
-        _spare_the_collector()
-        if ready is not None:
-            ready(at)
-        await told.wait()
+    _warm_up([REFERENCE])  # while nobody waits for this process: neither buyers nor a store's answers
+    async with Engine.open(config, clock=SystemClock(), apart=True) as engine:
+        _warm_up(engine.rooms.vocabularies)
+        async with serve(engine, reuse_port=reuse_port) as at:
+            _spare_the_collector()
+            if ready is not None:
+                ready(at)
+            await told.wait()
