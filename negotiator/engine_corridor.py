@@ -229,8 +229,8 @@ class Corridor:
         choice = self._explored(job, choice, book.eligible, free=grant is None and taken is None)
         held = await rooms.ledger.reserve(order, choice)
         if isinstance(held, Reject) and held.code is RejectCode.FUNDS_INSUFFICIENT:
-            choice = self._affordable(order, book, held) or choice
             # once more, without what the account cannot hold
+            choice = self._affordable(order, book, held) or choice
             held = await rooms.ledger.reserve(order, choice)
         if isinstance(held, Replayed):
             return completion_from(held.response, replayed=True)
@@ -292,9 +292,7 @@ class Corridor:
         taken: Candidate | None = None,
     ) -> Assignment | Reject:
         rooms = self.rooms
-        if (
-            taken is not None
-        ):  # the buyer has chosen, at a price that is firm: scarcity is no longer its concern
+        if taken is not None:  # chosen by the buyer at a firm price: scarcity is no longer its concern
             return rooms.clearing.choose(order, eligible, rooms.capacity, kept=taken, granted=True)
         planned = next((c for c in eligible if grant is not None and grant.covers(c)), None)
         if grant is not None and planned is not None:

@@ -221,9 +221,8 @@ class Delivery:
             job.settlement = await rooms.ledger.void(self.reservation, note=note)
         posted_nusd = job.settlement.posted_nusd
         if job.completion is not None and posted_nusd != job.completion.cost_nusd:
-            job.completion = replace(
-                job.completion, cost_nusd=posted_nusd
-            )  # it had lapsed: what the ledger says counts
+            # the hold had lapsed: what the ledger says counts
+            job.completion = replace(job.completion, cost_nusd=posted_nusd)
         if job.completion is not None and candidate is not None:
             rooms.affinity.served(job.order, candidate)
             rooms.explorer.settled(posted_nusd, explored=job.explored)

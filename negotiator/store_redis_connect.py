@@ -107,14 +107,18 @@ async def connect(url: str, *, timeout_s: float, guarded: bool = True) -> OneSer
     except ValueError as error:
         raise InputInvalid(f"expected a Redis URL, found {_public(parts)!r}: {error}") from None
     except FAULTS as error:
-        raise StoreUnavailable(f"{_public(parts)}: {error}") from None
+        raise StoreUnavailable(
+            f"{_public(parts)}: expected a Redis or Valkey that answers, found: {error}"
+        ) from None
     try:
         async with asyncio.timeout(timeout_s):
             for client in router.clients():
                 await client.ping()
     except (*FAULTS, TimeoutError) as error:
         await router.aclose()
-        raise StoreUnavailable(f"{_public(parts)}: {error}") from None
+        raise StoreUnavailable(
+            f"{_public(parts)}: expected a Redis or Valkey that answers, found: {error}"
+        ) from None
     return router
 
 

@@ -5,6 +5,8 @@ Every model refuses unknown fields by name. Money is US dollars here and integer
 
 from __future__ import annotations
 
+import re
+from difflib import get_close_matches
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -143,6 +145,9 @@ def describe_invalid(error: ValidationError) -> str:
             if "found" in message
             else f"{where}: {message}, found {_short(first['input'])}"
         )
+    if first["type"] == "literal_error" and isinstance(first["input"], str):
+        close = get_close_matches(first["input"], re.findall(r"'([^']+)'", first["msg"]), n=1)
+        text += f"; did you mean {close[0]!r}?" if close else ""
     return text + (f" (and {more} more)" if more else "")
 
 

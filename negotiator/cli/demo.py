@@ -177,7 +177,10 @@ def _show_run(
     faults = ", ".join(f"{n} x {what}" for what, n in failed.most_common()) or "none"
     latency = sorted(report.latency_ms)
     rows = [
-        ["served", f"{report.served} of {report.requests}, {report.rounds} rounds"],
+        [
+            "served",
+            f"{report.served} of {report.requests}, {report.rounds} round{'s' if report.rounds != 1 else ''}",
+        ],
         [
             "refused",
             f"{report.refused}: {', '.join(f'{n} {name}' for name, n in report.rejects.most_common())}",

@@ -107,7 +107,7 @@ def _sellers(config: Config) -> Finding:
     try:
         sellers, models, offers = asyncio.run(count())
     except (NegotiatorError, ValueError) as error:
-        return Finding("sellers", False, str(error), "correct the [[providers]] entry")
+        return Finding("sellers", False, str(error), "correct that entry of providers")
     return Finding(
         "sellers",
         offers > 0,

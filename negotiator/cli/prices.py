@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from negotiator.engine import Engine
+from negotiator.errors import InputInvalid
 from negotiator.money import format_usd
 from providers.terms import Offer
 
@@ -40,6 +41,11 @@ def command(models: tuple[str, ...], tier: tuple[str, ...], config_path: Any, as
         )
         and (not tier or offer.tier in tier)
     ]
+    if not offers and (models or tier):
+        asked = ", ".join((*models, *(f"tier {name}" for name in tier)))
+        raise InputInvalid(
+            f"expected a model on sale, found none for {asked}: `negotiator prices` has them all"
+        )
     if as_json:
         print_json([_out(offer) for offer in offers])
         return

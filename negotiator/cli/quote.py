@@ -46,7 +46,7 @@ def command(
 ) -> None:
     """Ask every seller what it would do TEXT for. Exit 1 when no offer meets the terms, with the nearest that would.
 
-    Example: negotiator quote "Prove that 17 is prime." --budget-usd 0.002 --min-quality 0.9
+    Example: negotiator quote "Prove that 17 is prime." --budget-usd 0.005 --min-quality 0.9
     """
     given = terms_from({name: value for name, value in terms.items() if value not in (None, ())})
     body: dict[str, Any] = {"model": model}
@@ -120,7 +120,7 @@ def _row(candidate: Candidate) -> list[str]:
 
 def _missed(miss: Miss) -> str:
     if miss.term in ("budget_usd", "value_usd"):
-        return f"costs up to {miss.offered}"
+        return f"costs up to ${miss.offered}"
     if miss.term in ("deadline_ms", "ttft_ms"):
         return f"{miss.term.removesuffix('_ms')} {miss.offered / 1000:.1f} s"
     if miss.term == "min_quality":
