@@ -199,3 +199,19 @@ def test_a_shell_completes_commands_and_options(words: str, offered: str) -> Non
         check=True,
     )
     assert "_NEGOTIATOR_COMPLETE=bash_complete" in script.stdout
+
+
+def test_what_looks_like_markup_is_shown_as_it_is(tmp_path: Path) -> None:
+    """A custom_id in brackets is text, not a style, and breaks nothing."""
+    line = {
+        "custom_id": "[/]",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"model": "auto", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5},
+        "terms": {"budget_usd": "0.000000001"},
+    }
+    path = tmp_path / "in.jsonl"
+    path.write_text(json.dumps(line) + "\n", encoding="utf-8")
+    done = negotiator("plan", path)
+    assert done.returncode == 0, done.stderr
+    assert "[/]" in done.stdout

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from negotiator.batch_counts import RunReport
 from negotiator.batch_results import ResultFile
@@ -210,7 +211,7 @@ def _show_taken(out: Console, refused: Rejected, done: Completion) -> None:
     offer = refused.reject.counter_offers[0]
     terms = ", ".join(f"{term} {value}" for term, value in offer.terms.items())
     out.print(
-        f"\n[bold]A counter-offer taken[/]: {refused.reject.message}.\n  With {terms} as offered, {done.provider}/{done.model} "
+        f"\n[bold]A counter-offer taken[/]: {escape(refused.reject.message)}.\n  With {terms} as offered, {done.provider}/{done.model} "
         f"answered for {usd(done.cost_nusd)} ({usd(offer.expected_nusd)} expected)."
     )
 

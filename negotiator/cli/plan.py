@@ -144,7 +144,9 @@ def show_plan(out: Console, planned: PlannedBatch, *, max_refused: int = 20) -> 
             for slot in slots
         ]
         out.print(table("When they start", [">from", ">to", ">requests"], rows))
-    binding = [limit for limit in plan.limits if limit.nusd_per_million > 0]
+    binding = [
+        limit for limit in plan.limits if limit.nusd_per_million > 0 and _is_short(limit.used, limit.cap)
+    ]
     if binding:
         out.print()
         rows = [
@@ -220,3 +222,8 @@ def _report_errors(planned: PlannedBatch, file: Path) -> None:
         note(f"{file}:{fault.number}: {fault.message}")
     if faults:
         raise click.exceptions.Exit(1)
+
+
+def _is_short(used: float, cap: float) -> bool:
+    """Whether a limit is nearly used up: the others' prices are what rounding left of nothing."""
+    return used >= cap - 0.1 * abs(cap)

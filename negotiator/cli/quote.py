@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from negotiator.engine import Engine
 from negotiator.order import Book, Candidate, Miss
@@ -95,7 +96,7 @@ def _show(out: Console, book: Book) -> None:
         out.print(table("Out", ["=model", "tier", ">expected", "because"], rows))
     if book.reject is None:
         return
-    out.print(f"\n[bold]{book.reject.code.name}[/]: {book.reject.message}")
+    out.print(f"\n[bold]{book.reject.code.name}[/]: {escape(book.reject.message)}")
     for offer in book.reject.counter_offers:
         terms = ", ".join(f"{term} {value}" for term, value in offer.terms.items())
         out.print(

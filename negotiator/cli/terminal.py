@@ -35,7 +35,8 @@ def print_json(value: Any) -> None:
 
 
 def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table. Columns that start with ``>`` are right-aligned, with ``=`` are never broken."""
+    """A table. Columns that start with ``>`` are right-aligned, with ``=`` are never broken; cells are shown as they are."""
+    from rich.markup import escape
     from rich.table import Table
 
     made = Table(
@@ -56,7 +57,7 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str
             header_style="dim",
         )
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(escape, row))
     return made
 
 
