@@ -53,8 +53,9 @@ class Tries:
     async def taken(self, account: str, custom_id: str) -> None:
         """The id was used by an earlier run that left no answer: count what that costs, and take the next one.
 
-        What was settled is known from its history. What was in flight when that run died stays in doubt: its hold
-        counts, whether it is still pending or has posted by now. Raises StoreUnavailable.
+        What was settled is known from its history. A hold whose call was never known to begin is voided, which its
+        timeout would do as well. What was in flight when that run died stays in doubt: its hold counts, whether it is
+        still pending or has posted by now. Raises StoreUnavailable.
         """
         record = await self._ledger.record(account, self._order_id(custom_id))
         self._used[custom_id] += 1
@@ -64,6 +65,9 @@ class Tries:
             self._sunk_nusd[custom_id] += orjson.loads(record.history)["billed_nusd"]
             return
         held = await self._ledger.find(record.reservation_id)
+        if held is not None and held.state is HoldState.PENDING:
+            await self._ledger.void_found(held)
+            return
         nusd = held.hold_nusd if held is not None else 0
         self._doubt_nusd[custom_id] += nusd
         self.in_doubt += 1
