@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-__all__ = ["INPUT_NUSD", "OUTPUT_NUSD", "Bill", "Vendor", "listen"]
+__all__ = ["INPUT_NUSD", "OUTPUT_NUSD", "PIECES", "WORD", "Bill", "Vendor", "listen"]
 
 INPUT_NUSD = 1_000
 """Nano-dollars per input token: one dollar per million."""

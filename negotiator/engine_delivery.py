@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Final
 
@@ -18,7 +18,7 @@ from providers.tokens import count_text
 from .engine_book import Job
 from .engine_grant import Grant
 from .engine_rooms import Rooms
-from .errors import Reject, RejectCode, Rejected
+from .errors import Reject, RejectCode, Rejected, StoreError
 from .events import Event
 from .execution import Execution, Outcome
 from .execution_call import Slot
@@ -154,6 +154,11 @@ class Delivery:
         if longest_ms is None:
             longest_ms = sum(map(self.abandon_after_ms, self._assignment.candidates))
         await self._rooms.ledger.begin(self.reservation, longest_ms)
+
+    async def relayed(self, nusd: int) -> None:
+        """The ledger says so where the store is away; the call stands as it is."""
+        with suppress(StoreError):
+            await self._rooms.ledger.relayed(self.reservation, nusd)
 
     def abandon_after_ms(self, candidate: Candidate) -> int:
         """A multiple of the seller's observed p99, and never before what it quoted: slow tiers are slow on purpose."""

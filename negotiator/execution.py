@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from providers.base import Provider
 from providers.errors import ProviderError
@@ -20,6 +20,9 @@ from .execution_call import Call, Slot
 from .order import Assignment, Attempt, Candidate, Order, Reservation
 
 __all__ = ["Execution", "House", "Outcome", "Slot", "cost_of"]
+
+TELL_EVERY_S: Final = 1.0
+"""While an answer is relayed the store is told so often what is owed, first when it has lasted so long."""
 
 
 class House(Protocol):
@@ -35,6 +38,9 @@ class House(Protocol):
 
     async def begin(self) -> None:
         """Make it known that a call begins: from here the hold is in doubt until it resolves. Raises StoreError."""
+
+    async def relayed(self, nusd: int) -> None:
+        """At least so much is owed so far, should nobody live to settle. Raises nothing: it is told beside the answer."""
 
     def abandon_after_ms(self, candidate: Candidate) -> int | None:
         """When an attempt without a deadline is given up, None = never."""
@@ -108,6 +114,8 @@ class Execution:
         self._withhold = order.policy == "two_tier"
         self._writing: asyncio.Task[None] | None = None
         self._written = False
+        self._telling: asyncio.Task[None] | None = None
+        self._tell_at_s: float | None = None
         self._started_s = 0.0
         self._attempts: list[Attempt] = []
         self._billed_nusd = 0
@@ -135,12 +143,18 @@ class Execution:
 
     async def deltas(self) -> AsyncGenerator[Delta]:
         """The answer as it comes; ends early, without raising, when it breaks off or nobody delivers."""
+        time = asyncio.get_running_loop().time
         for call in self._turns():
             async with call:
                 while await call.next():
                     if call.started and not self._withhold:
                         for earlier in call.let_out():
                             yield earlier
+                        if self._tell_at_s is None:
+                            self._tell_at_s = time() + TELL_EVERY_S
+                        elif time() >= self._tell_at_s:
+                            self._tell_at_s = time() + TELL_EVERY_S
+                            self._tell(call)
             if self._done:
                 for piece in call.let_out():
                     yield piece
@@ -192,6 +206,13 @@ class Execution:
         if not self._written and self._writing is not None:
             await self._writing
             self._written = True
+
+    def _tell(self, call: Call) -> None:
+        """Tell what is owed so far, beside the answer; one telling at a time."""
+        if self._telling is None or self._telling.done():
+            candidate = call.candidate
+            so_far_nusd, _ = cost_of(candidate.quote, candidate.ceiling_nusd, call.relayed_usage(), None)
+            self._telling = asyncio.ensure_future(self._house.relayed(self._billed_nusd + so_far_nusd))
 
     def _fitted(self, candidate: Candidate) -> Candidate | None:
         """The candidate if its attempt may start now, with an answer as long as what is left of the hold allows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -21,6 +22,9 @@ logger = logging.getLogger("negotiator.execution")
 
 MAX_ANSWER_BYTES: Final = 16_000_000
 """A seller that sends more is cut off."""
+
+RELAYED_BYTES_PER_TOKEN: Final = 8
+"""More UTF-8 bytes than a token of prose or code has in any vendor's vocabulary: three to five are usual."""
 
 _INPUT_LINES: Final = frozenset({LineKind.INPUT, LineKind.CACHE_READ, LineKind.CACHE_WRITE})
 
@@ -200,6 +204,23 @@ class Call:
         held, self._held = self._held, []
         return held
 
+    def relayed_usage(self) -> Usage:
+        """At least so much was used so far: the quoted input, and of the output a token for every eight bytes.
+
+        No tokenizer is asked. What was quoted as read from a cache counts as read; what a seller hides from the
+        buyer, as thoughts, does not count.
+        """
+        output_tokens = len(self._message.text.encode("utf-8", "surrogatepass")) // RELAYED_BYTES_PER_TOKEN
+        if self._usage is not None:
+            return replace(self._usage, output_tokens=output_tokens, reasoning_tokens=0, estimated=True)
+        lines = self.candidate.quote.lines
+        read_tokens = sum(line.tokens for line in lines if line.kind is LineKind.CACHE_READ)
+        return Usage(self._input_tokens(), output_tokens, read_tokens, estimated=True)
+
+    def _input_tokens(self) -> int:
+        """As quoted."""
+        return sum(line.tokens for line in self.candidate.quote.lines if line.kind in _INPUT_LINES)
+
     def _ended_by(self, failure: BaseException | None) -> bool:
         """Note how it ended, None = the seller said no more; whether that is all there is to do about the failure."""
         if failure is None:
@@ -231,9 +252,7 @@ class Call:
             return None
         usage = self._usage
         if usage is None:
-            lines = self.candidate.quote.lines
-            tokens = sum(line.tokens for line in lines if line.kind in _INPUT_LINES)
-            usage = Usage(tokens, count_tokens(self._message.text), estimated=True)
+            usage = Usage(self._input_tokens(), count_tokens(self._message.text), estimated=True)
         return Fill(
             ticket=self.ticket,
             message=self._message.message(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from negotiator.store import Account, Store
 from negotiator.wire import Terms, terms_from
 from providers.clock import LoopClock, run_virtual
 from providers.simulated import Fault, FaultKind, Faults, default_sellers
-from providers.terms import Fill
+from providers.terms import Fill, LineKind, Usage, price_nusd
 
 LUNA = "openai/gpt-6-luna"
 
@@ -144,6 +145,31 @@ async def test_hanging_up_pays_for_what_was_delivered() -> None:
         after, pending = await posted_and_pending(engine)
         assert pending == 0
         assert 0 < after - before < whole.cost_nusd
+
+
+@virtual
+async def test_a_stream_whose_worker_is_gone_posts_what_was_relayed() -> None:
+    """Nobody reads on or settles: the sweep posts the input and a token for eight bytes of the pieces told of."""
+    terms = terms_from({"budget_usd": "0.05", "models": [LUNA], "deadline_ms": 60_000})
+    async with market(market={"in_doubt_ms": 1_000}) as engine:
+        quote = (await engine.quote("Tell me of the sea, at length.", terms=terms)).candidates[0].quote
+        stream = engine.stream("Tell me of the sea, at length.", terms=terms)
+        pieces = []
+        for _ in range(5):
+            pieces.append((await anext(stream)).text)
+            await asyncio.sleep(1.5)
+        posted, held = await posted_and_pending(engine)
+        assert (posted, held > 0) == (0, True)
+        await asyncio.sleep(600)
+        await engine.rooms.ledger.sweep()
+        posted, pending = await posted_and_pending(engine)
+        assert pending == 0
+        told = "".join(pieces[:4])  # the fifth is not counted before it has been taken
+        input_tokens = sum(line.tokens for line in quote.lines if line.kind is LineKind.INPUT)
+        assert posted == price_nusd(quote.rates, Usage(input_tokens, len(told) // 8))
+        assert price_nusd(quote.rates, Usage(input_tokens, 0)) < posted < held
+        await stream.aclose()
+        assert await posted_and_pending(engine) == (posted, 0)
 
 
 @virtual
