@@ -47,6 +47,13 @@ def test_an_agent_stops_at_its_budget(root: Path, url: str) -> None:
     assert "then FUNDS_INSUFFICIENT" in said
 
 
+def test_openais_batch_api_runs(root: Path, url: str) -> None:
+    """A file goes up, five lines are served, one is refused with its reason."""
+    said = run(root, "batch_api.py", NEGOTIATOR_URL=url)
+    assert "completed 5 served, 1 refused" in said
+    assert "budget_usd" in said
+
+
 def test_the_market_runs_in_a_program(root: Path) -> None:
     """Quotes, an answer, feedback, and a better model for the same order."""
     assert "not good enough; " in run(root, "in_process.py")
