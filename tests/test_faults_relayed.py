@@ -47,12 +47,16 @@ async def test_a_worker_killed_mid_stream_costs_what_it_relayed(tmp_path: Path) 
                             pieces += b" river river" in line
                         await asyncio.sleep(0.5)  # the telling is on its way
                         held_nusd = (await buyer.balance("team"))["pending"]
-                        for pid in market.workers():
+                        before = market.workers()
+                        for pid in before:
                             os.kill(pid, signal.SIGKILL)
                         sent_nusd = vendor.bill.nusd
                         with pytest.raises(aiohttp.ClientError):
                             await answer.read()
-                    await until(lambda: market.listening() == 2, "workers take the dead ones' places")
+                    await until(
+                        lambda: not {*before} & {*market.workers()} and market.listening() == 2,
+                        "workers take the dead ones' places",
+                    )
                     await until(buyer.nothing_held, "no hold is left")
                     posted_nusd = (await buyer.balance("team"))["posted"]
             assert not audit(shared.url)
