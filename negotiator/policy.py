@@ -201,7 +201,9 @@ def refuse(order: Order, candidates: Sequence[Candidate], declines: Sequence[Dec
         if all(any(miss.term in terms for miss in candidate.misses) for candidate in candidates):
             wanted = [decline for decline in declines if _wanted(order, decline)]
             if code is RejectCode.POLICY_FORBIDS and wanted:
-                return _refuse_without_quotes(order, wanted)  # whom the buyer would have taken said no just now
+                return _refuse_without_quotes(
+                    order, wanted
+                )  # whom the buyer would have taken said no just now
             return _refuse_for(order, candidates, code, terms)
     if all(any(miss.term == "firm" for miss in candidate.misses) for candidate in candidates):
         return Reject(
