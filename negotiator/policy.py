@@ -13,7 +13,7 @@ from typing import Any, Final
 from providers.terms import Decline, DeclineCode, Quote, Target
 
 from .errors import Reject, RejectCode
-from .money import format_usd
+from .money import format_usd, parse_usd
 from .order import Candidate, Loss, Miss, Order, QualityEstimate
 
 __all__ = ["POLICIES", "consider", "matches_any", "rank", "refuse", "targets", "trusted_quality"]
@@ -239,7 +239,7 @@ def _refuse_for(
     offers = f"{len(candidates)} offer{'s' if len(candidates) > 1 else ''}"
     facts: dict[str, Any]
     if code is RejectCode.BUDGET_TOO_LOW:
-        best = min(same, key=lambda miss: float(miss.offered))
+        best = min(same, key=lambda miss: parse_usd(miss.offered))
         facts = {"needed_usd": best.offered, "available_usd": best.asked}
         message = f"{term}: {best.asked} was asked, the cheapest of {offers} needs {best.offered}"
     elif code is RejectCode.QUALITY_UNREACHABLE:
