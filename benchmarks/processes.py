@@ -29,7 +29,7 @@ CLI = ("-m", "negotiator.cli")
 
 
 def free_port() -> int:
-    """A port nobody listens on, and none ten thousand above."""
+    """A port nobody listens on, and none ten thousand above (a cluster's bus): runs side by side do not meet."""
     draw = random.SystemRandom()
     while True:
         port = draw.randrange(20_000, 32_000)

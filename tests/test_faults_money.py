@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.overspend import Size, Tree, broken, measure, ours, trial
+from benchmarks.overspend import broken, measure, ours, trial
+from benchmarks.overspend_buyers import Size, Tree
 from benchmarks.overspend_report import page
 from benchmarks.processes import audit, running, shared_store
 

