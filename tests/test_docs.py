@@ -45,22 +45,8 @@ def named(found: list[tuple[str, str]]) -> list[object]:
     return [pytest.param(page, code, id=f"{page}-{number}") for number, (page, code) in enumerate(found)]
 
 
-def reference() -> dict[str, str]:
-    """The pages as a fresh process makes them: a command remembers how its help was first asked for."""
-    code = "import json, runpy; print(json.dumps(runpy.run_path('docs/make_reference.py')['pages']()))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=True,
-    )
-    pages: dict[str, str] = json.loads(done.stdout)
-    return pages
-
-
-def run(code: str, folder: Path) -> None:
+def told(code: str, folder: Path) -> str:
+    """What a program prints that ends well."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -71,7 +57,17 @@ def run(code: str, folder: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip(), "a snippet shows something"
+    return done.stdout
+
+
+def reference() -> dict[str, str]:
+    """The pages as a fresh process makes them: a command remembers how its help was first asked for."""
+    pages: dict[str, str] = json.loads(
+        told(
+            "import json, runpy; print(json.dumps(runpy.run_path('docs/make_reference.py')['pages']()))", ROOT
+        )
+    )
+    return pages
 
 
 def test_the_reference_is_the_codes() -> None:
@@ -85,7 +81,7 @@ def test_the_reference_is_the_codes() -> None:
 @pytest.mark.parametrize(("page", "code"), named(snippets("python")))
 def test_programs_run(page: str, code: str, tmp_path: Path) -> None:
     """Each is a whole program that needs no key and no server."""
-    run(code, tmp_path)
+    assert told(code, tmp_path).strip(), "a snippet shows something"
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +93,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.parametrize(("page", "code"), named(snippets("py")))
 def test_programs_against_a_server_run(page: str, code: str, url: str, tmp_path: Path) -> None:
     """Each runs as it stands against `negotiator serve`."""
-    run(code.replace("http://127.0.0.1:8377", url), tmp_path)
+    assert told(code.replace("http://127.0.0.1:8377", url), tmp_path).strip(), "a snippet shows something"
 
 
 @pytest.mark.parametrize(("page", "code"), named(snippets("toml")))
@@ -114,6 +110,18 @@ def test_batch_lines_are_lines(page: str, code: str) -> None:
     if '"custom_id"' in code and '"body"' in code:
         (line,) = read_lines([code.replace("\n", " ")])
         assert isinstance(line, PlanLine)
+
+
+def test_the_readme_shows_every_way_in(tmp_path: Path) -> None:
+    """Two whole programs, two against a server, a batch line, and a configuration of three sellers."""
+    kinds = ("python", "py", "json", "toml")
+    found = {kind: [code for page, code in snippets(kind) if page == "README.md"] for kind in kinds}
+    assert {kind: len(codes) for kind, codes in found.items()} == {"python": 2, "py": 2, "json": 1, "toml": 1}
+    assert '"custom_id"' in found["json"][0]
+    path = tmp_path / "negotiator.toml"
+    path.write_text(found["toml"][0], encoding="utf-8")
+    config = load_config(path, environment={})
+    assert [provider.label for provider in config.providers] == ["openai", "anthropic", "basement"]
 
 
 def shown_commands() -> list[tuple[str, str]]:
