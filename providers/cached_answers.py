@@ -28,7 +28,6 @@ from .terms import (
     Offer,
     Quantiles,
     Quote,
-    RateLimit,
     Rates,
     Ticket,
     Usage,
@@ -87,7 +86,8 @@ class CachedAnswers:
         lifetime_ms: int = LIFETIME_MS,
         quote_ttl_ms: int = QUOTE_TTL_MS,
     ) -> None:
-        self._clock, self._name = clock, name
+        self.name, self.limits = name, ()
+        self._clock = clock
         self._max_answers, self._max_bytes = max_answers, max_bytes
         self._lifetime_ms, self._ttl_ms = lifetime_ms, quote_ttl_ms
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
@@ -96,16 +96,6 @@ class CachedAnswers:
 
     def __len__(self) -> int:
         return len(self._kept)
-
-    @property
-    def name(self) -> str:
-        """The name in ``provider/model``; the model is that which answered, with its own provider's name."""
-        return self._name
-
-    @property
-    def limits(self) -> Sequence[RateLimit]:
-        """None."""
-        return ()
 
     def offers(self) -> Sequence[Offer]:
         """None: what it sells depends on the question."""
@@ -148,14 +138,14 @@ class CachedAnswers:
             return ()
         self._kept.move_to_end(rfq.answer_key)
         valid_for_ms = min(self._ttl_ms, left_ms)
-        return (_quote(self._next_id(), self._name, rfq, kept, valid_for_ms, now_ms),)
+        return (_quote(self._next_id(), self.name, rfq, kept, valid_for_ms, now_ms),)
 
     async def execute(self, ticket: Ticket) -> AsyncGenerator[Delta]:
         """The answer as it was given, free. One that had to make room since it was quoted is a dishonoured quote."""
         kept = self._kept.get(ticket.answer_key or "")
         if kept is None:
             raise QuoteDishonoured(
-                "the answer is not kept any more", provider=self._name, model=ticket.quote.model, status=410
+                "the answer is not kept any more", provider=self.name, model=ticket.quote.model, status=410
             )
         yield Delta(delta=kept.message, finish_reason=kept.finish_reason, usage=kept.usage, billed_nusd=0)
 

@@ -104,25 +104,15 @@ class RemoteSeller:
         limits: Sequence[RateLimit] = (),
         tags: frozenset[str] = frozenset(),
     ) -> None:
-        self._name = name
+        self.name = name
         self._client = client
         self._keys = keys
         self._clock = clock
-        self._limits = tuple(limits)
+        self.limits: Sequence[RateLimit] = tuple(limits)
         self._tags = tags
         self._calls = Calls(name, _RemoteDialect(preset("openai_compat")), client, keys)
         self._open: OrderedDict[str, int] = OrderedDict()  # quote id to the time until which it is firm
         self.record = SellerRecord()
-
-    @property
-    def name(self) -> str:
-        """The name in ``provider/model``."""
-        return self._name
-
-    @property
-    def limits(self) -> Sequence[RateLimit]:
-        """The account's rate limits, as configured."""
-        return self._limits
 
     def offers(self) -> Sequence[Offer]:
         """Nothing ahead of a request: it prices each on its own."""
@@ -138,12 +128,12 @@ class RemoteSeller:
             if key is not None and isinstance(error, (AuthFailed, RateLimited)):
                 self._keys.eject(key, error)
             self.record.late += isinstance(error, ProviderTimeout)
-            return (Decline(self._name, "", _decline_code(error), error.detail),)
+            return (Decline(self.name, "", _decline_code(error), error.detail),)
         finally:
             if key is not None:
                 self._keys.release(key)
         answers: list[Quote | Decline] = [
-            Decline(self._name, one.model, one.code, one.detail)
+            Decline(self.name, one.model, one.code, one.detail)
             for one in (said.declines or ([said.decline] if said.decline is not None else []))
         ]
         answers += [self._quote(one, rfq) for one in said.quotes]
@@ -157,7 +147,7 @@ class RemoteSeller:
             tier=quote.tier,
             max_output_tokens=ticket.max_output_tokens,
             stream=ticket.stream and "messages" in ticket.body,
-            quote_id=quote.quote_id.removeprefix(f"{self._name}:"),
+            quote_id=quote.quote_id.removeprefix(f"{self.name}:"),
         )
 
         def done(last: Delta, ttft_ms: float | None, total_ms: float) -> None:
@@ -182,7 +172,7 @@ class RemoteSeller:
         await self._client.aclose()
 
     async def _ask(self, rfq: RFQ, key: Key) -> QuoteAnswer:
-        body = write_wire(request_out(rfq, self._name))
+        body = write_wire(request_out(rfq, self.name))
         headers = {} if key.secret is None else {"authorization": f"Bearer {key.secret.reveal()}"}
         deadline_ms = max(1, rfq.answer_within_ms - MARGIN_MS)
         reply = await self._client.post("/quote", body, headers, deadline_ms=deadline_ms)
@@ -197,13 +187,13 @@ class RemoteSeller:
             reply.close()
 
     def _quote(self, said: QuoteWire, rfq: RFQ) -> Quote | Decline:
-        quote_id = f"{self._name}:{said.seller_quote_id}"
+        quote_id = f"{self.name}:{said.seller_quote_id}"
         try:
-            quote = quote_in(said, rfq, self._name, quote_id=quote_id, firm=self.record.firm, tags=self._tags)
+            quote = quote_in(said, rfq, self.name, quote_id=quote_id, firm=self.record.firm, tags=self._tags)
         except ValueError as error:
             self.record.inconsistent += 1
             kind = "" if isinstance(error, Inconsistent) else "tokens: "
-            return Decline(self._name, said.model, DeclineCode.PRICE_STALE, f"{kind}{error}")
+            return Decline(self.name, said.model, DeclineCode.PRICE_STALE, f"{kind}{error}")
         if said.firm:
             self._open[quote_id] = self._clock.now_ms() + said.valid_for_ms
             if len(self._open) > MAX_OPEN_QUOTES:

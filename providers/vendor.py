@@ -47,28 +47,18 @@ class VendorSeller:
         quiet: QuietTimes | None = None,
         batches: HttpBatches | None = None,
     ) -> None:
-        self._name = name
+        self.name = name
         self._dialect = dialect
         self._client = client
         self._keys = keys
         self._prices = prices
-        self._limits = tuple(limits)
+        self.limits: Sequence[RateLimit] = tuple(limits)
         self._standing = standing
         self._quiet = quiet
         self._calls = Calls(name, dialect, client, keys)
         self._parameters = dialect.parameters
         self._batches = batches
         self.latency = Latency()
-
-    @property
-    def name(self) -> str:
-        """The name in ``provider/model``."""
-        return self._name
-
-    @property
-    def limits(self) -> Sequence[RateLimit]:
-        """The account's rate limits, as configured."""
-        return self._limits
 
     @property
     def batches(self) -> BatchDriver | None:
@@ -91,13 +81,13 @@ class VendorSeller:
         """Quotes and declines for a request; a parameter the API cannot honour is a decline that names it."""
         refused = self._parameters.refuses(rfq.parameters) if rfq.parameters else None
         if refused is not None:
-            return (Decline(self._name, "", DeclineCode.UNSUPPORTED, f"cannot honour {refused}"),)
+            return (Decline(self.name, "", DeclineCode.UNSUPPORTED, f"cannot honour {refused}"),)
         try:
             rest = self._keys.rest()
         except AuthFailed as error:
-            return (Decline(self._name, "", DeclineCode.AUTH, error.detail),)
+            return (Decline(self.name, "", DeclineCode.AUTH, error.detail),)
         if rest is not None:
-            return (Decline(self._name, "", *_told(rest)),)
+            return (Decline(self.name, "", *_told(rest)),)
         if self._keys.resting:
             return self._prices.answer(rfq, self._rested)
         if self._standing is None:

@@ -98,8 +98,8 @@ class SimulatedSeller:
         quote_ttl_ms: int = QUOTE_TTL_MS,
         hit: float = TRUE_HIT,
     ) -> None:
-        self._name, self._card, self._clock, self._seed = name, card, clock, seed
-        self._limits = tuple(limits)
+        self.name, self._card, self._clock, self._seed = name, card, clock, seed
+        self.limits: Sequence[RateLimit] = tuple(limits)
         self._pricing = pricing
         self._start_ms = clock.now_ms()
         self._prices = PriceList(
@@ -110,24 +110,9 @@ class SimulatedSeller:
         self._warmth = Warmth(hit)
         self._asked: OrderedDict[str, int] = OrderedDict()
         self._calls = 0
-        self._batches = SimulatedBatches(self)
+        self.batches = SimulatedBatches(self)
         self.faults = faults or Faults()
         self.models = dict(models)
-
-    @property
-    def name(self) -> str:
-        """The name in ``provider/model``."""
-        return self._name
-
-    @property
-    def limits(self) -> Sequence[RateLimit]:
-        """The account's rate limits."""
-        return self._limits
-
-    @property
-    def batches(self) -> SimulatedBatches:
-        """Its batch endpoint, for lines quoted in the batch tier."""
-        return self._batches
 
     def offers(self) -> Sequence[Offer]:
         """What is sold now."""
@@ -159,7 +144,7 @@ class SimulatedSeller:
 
     async def aclose(self) -> None:
         """Batches that run are stopped; nothing else is held."""
-        await self._batches.aclose()
+        await self.batches.aclose()
 
     async def execute(self, ticket: Ticket) -> AsyncGenerator[Delta]:
         """The answer, piece by piece; see :class:`Faults` for what may go wrong."""
@@ -168,7 +153,7 @@ class SimulatedSeller:
             async for delta in self._serve(run):
                 yield delta
         except ProviderError as error:
-            error.provider, error.model = self._name, ticket.quote.model
+            error.provider, error.model = self.name, ticket.quote.model
             raise
 
     def _begin(self, ticket: Ticket) -> _Run:
@@ -179,7 +164,7 @@ class SimulatedSeller:
         times = self._asked[prompt] = self._asked.pop(prompt, 0) + 1
         while len(self._asked) > MAX_PROMPTS:
             self._asked.popitem(last=False)
-        draw = Random(f"{self._seed}/{self._name}/{times}/{prompt}")
+        draw = Random(f"{self._seed}/{self.name}/{times}/{prompt}")
         since_ms = self._clock.now_ms() - self._start_ms
         fault = self.faults.strikes(since_ms, self._calls, quote.model, quote.tier, draw)
         return _Run(self._prices.began(ticket), draw, fault, quote.tier)

@@ -48,22 +48,12 @@ class StandIn:
         quote_ttl_ms: int = 30_000,
         seed: int = 0,
     ) -> None:
-        self._name, self._length, self._pricing, self._seed = name, length, pricing, seed
-        self._limits = tuple(limits)
+        self.name, self._length, self._pricing, self._seed = name, length, pricing, seed
+        self.limits: Sequence[RateLimit] = tuple(limits)
         self._prices = PriceList(card, clock, id_prefix=name, quote_ttl_ms=quote_ttl_ms)
         slots = [limit.amount for limit in limits if limit.kind is RateKind.CONCURRENCY]
         self._slots = min(slots, default=1)
         self._running = 0
-
-    @property
-    def name(self) -> str:
-        """The name in ``provider/model``."""
-        return self._name
-
-    @property
-    def limits(self) -> Sequence[RateLimit]:
-        """The account's rate limits."""
-        return self._limits
 
     def offers(self) -> Sequence[Offer]:
         """What it sells now."""
