@@ -58,6 +58,7 @@ async def list_orders(call: Call) -> Answer:
     query: OrdersQuery = call.query
     account = None if query.account is None else await call.reach(query.account)
     reach, found = _Reach(call), []
+    call.house.counting.catch_up()
     for ended in call.house.tape.latest():
         if (ended.account == account) if account is not None else await reach.has(ended.account):
             found.append(ended.out())
@@ -92,6 +93,7 @@ async def stream_tape(call: Call) -> Answer:
         raise ApiFault(503, "TOO_MANY_STREAMS", "too many listeners at once", retry_after_ms=5_000)
     events = set(call.query.events.split(","))
     loop = asyncio.get_running_loop()
+    house.counting.catch_up()  # what ended before is no news
     with house.tape.listen(reach.concerns) as listener:
         response = await open_stream(call, {})
         end_s, due_s = loop.time() + LONGEST_STREAM_S, 0.0
@@ -105,6 +107,7 @@ async def stream_tape(call: Call) -> Answer:
                 if "market" in events:
                     await response.write(_event("market", market_out(call.engine.rooms)))
                 await response.write(b": here\n\n")
+            house.counting.catch_up()
             taken, missed = listener.take()
             orders = [ended.out() for ended in taken if await reach.has(ended.account)]
             if "orders" in events and (orders or missed):
@@ -125,6 +128,7 @@ async def _still_admitted(call: Call) -> bool:
 async def _summary(call: Call, reach: _Reach) -> dict[str, Any]:
     house, rooms, caller = call.house, call.engine.rooms, call.caller
     now_ms = rooms.clock.now_ms()
+    house.counting.catch_up()
     names = {*house.tally.accounts(), *house.pulse.accounts()}
     accounts = frozenset([name for name in names if await reach.has(name)])
     report, since_ms = house.tally.report(0, accounts)

@@ -48,6 +48,7 @@ async def read_report(call: Call) -> Answer:
         raise ApiFault.invalid(f"by: expected of {', '.join(GROUPINGS)}, found {min(strange)!r}")
     if call.engine.config.store.order_log is not None:
         return await _from_log(call, query.account, since_ms, groupings)
+    call.house.counting.catch_up()
     now_ms, tally = call.engine.rooms.clock.now_ms(), call.house.tally
     accounts = await _in_reach(call, query.account, tally.accounts())
     told, from_ms = tally.report(since_ms, frozenset(accounts))

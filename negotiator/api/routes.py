@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..batch_office import BatchOffice
 from ..engine import Engine
+from ..events import Later
 from ..telemetry import Telemetry
 from ..wire import describe_invalid
 from .auth import KEYLESS, Caller, Doorman
@@ -51,7 +52,7 @@ NDJSON_TYPES: Final = frozenset({"application/x-ndjson", "application/jsonl", "a
 
 @dataclass(slots=True)
 class House:
-    """What all requests of one server share."""
+    """What all requests of one server share. counting: what tally, tape and pulse have yet to be told."""
 
     engine: Engine
     keys: KeyRing
@@ -61,6 +62,7 @@ class House:
     tally: Tally
     tape: Tape
     pulse: Pulse
+    counting: Later
     office: BatchOffice
     max_body: int
     planner: Executor | None = None

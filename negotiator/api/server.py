@@ -27,6 +27,7 @@ from ..config import Config
 from ..engine import Engine
 from ..engine_pricing import shared_by_workers
 from ..errors import ConfigInvalid
+from ..events import Later
 from ..planner import PlannerProcess
 from ..telemetry import Telemetry
 from .app import ROUTES, build_app
@@ -89,10 +90,10 @@ async def open_house(engine: Engine, hosts: Sequence[str]) -> AsyncGenerator[Hou
     telemetry = made_for(rooms, os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
     looking = asyncio.ensure_future(look_for_ever(telemetry))
     tally = Tally(clock.now_ms())
-    rooms.bus.subscribe(tally.note)
     pulse = Pulse()
     tape = Tape(engine.recent, pulse.note)
-    rooms.bus.subscribe(tape.note)
+    counting = Later(tally.note, tape.note, at_once="order.rejected")
+    rooms.bus.subscribe(counting.note)
     planner = PlannerProcess()
     holder = (
         f"api-{secrets.token_hex(6)}"
@@ -101,7 +102,7 @@ async def open_house(engine: Engine, hosts: Sequence[str]) -> AsyncGenerator[Hou
     )
     try:
         async with open_office(engine, apart=planner, holder=holder) as office:
-            yield _house(engine, keys, (telemetry, tally, tape, pulse), office, planner, loopback)
+            yield _house(engine, keys, (telemetry, tally, tape, pulse, counting), office, planner, loopback)
     finally:
         looking.cancel()
         planner.shutdown(wait=False, cancel_futures=True)
@@ -110,13 +111,13 @@ async def open_house(engine: Engine, hosts: Sequence[str]) -> AsyncGenerator[Hou
 def _house(
     engine: Engine,
     keys: KeyRing,
-    counting: tuple[Telemetry, Tally, Tape, Pulse],
+    counters: tuple[Telemetry, Tally, Tape, Pulse, Later],
     office: BatchOffice,
     planner: Executor,
     loopback: bool,
 ) -> House:
     rooms = engine.rooms
-    telemetry, tally, tape, pulse = counting
+    telemetry, tally, tape, pulse, counting = counters
     shared = (engine.config.store.url or "").startswith("redis")
     worker = f"api-{secrets.token_hex(6)}"
     return House(
@@ -128,6 +129,7 @@ def _house(
         tally=tally,
         tape=tape,
         pulse=pulse,
+        counting=counting,
         office=office,
         planner=planner,
         max_body=engine.config.server.max_body,
