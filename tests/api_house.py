@@ -23,7 +23,19 @@ from providers.clock import SystemClock
 from providers.http_sellers import http_seller
 from providers.terms import Rates
 
-__all__ = ["ANSWER", "CHAT", "FINISH", "PIECES", "USAGE", "Served", "api_house", "chunk", "shop", "until"]
+__all__ = [
+    "ANSWER",
+    "CHAT",
+    "FINISH",
+    "PIECES",
+    "USAGE",
+    "Served",
+    "api_house",
+    "chunk",
+    "shop",
+    "two_shops",
+    "until",
+]
 
 USAGE = {"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15}
 ANSWER = {
@@ -157,3 +169,13 @@ async def api_house(
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30))
         )
         yield Served(at.urls[0], at.house, engine, playback, session)
+
+
+@asynccontextmanager
+async def two_shops(accounts: Sequence[Account]) -> AsyncIterator[Served]:
+    """A house with a cheap and a dear seller of the same model."""
+    playback = Playback([{"json": ANSWER}])
+    async with playback.at() as url:
+        sellers = [shop(url, "cheap"), shop(url, "dear", dear=3)]
+        async with api_house(sellers=sellers, accounts=accounts) as house:
+            yield house

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
-from aiohttp.test_utils import TestServer
+from vendor_playback import vendor_at
 
 from providers.base import ModelSettings, ProviderSettings
 from providers.clock import Clock, SystemClock
@@ -75,13 +75,9 @@ class BatchVendor:
     chats: int = 0
     keys: set[str] = field(default_factory=set)
 
-    @asynccontextmanager
-    async def at(self) -> AsyncIterator[str]:
+    def at(self) -> AbstractAsyncContextManager[str]:
         """Serve; gives the base URL."""
-        app = web.Application(client_max_size=2**26)
-        app.router.add_route("*", "/{path:.*}", self._handle)
-        async with TestServer(app) as server:
-            yield str(server.make_url("/v1"))
+        return vendor_at(self._handle)
 
     @property
     def answered(self) -> list[str]:

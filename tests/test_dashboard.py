@@ -10,14 +10,12 @@ from typing import Any
 
 import aiohttp
 import pytest
-from api_house import ANSWER, CHAT, Served, api_house, shop, until
-from vendor_playback import Playback
+from api_house import ANSWER, CHAT, Served, api_house, two_shops, until
 
 from negotiator.api import dashboard_schemas as out
 from negotiator.api.schemas_out import HistoryOut, MarketOut
 from negotiator.store import Account
 
-GOOD = {"json": ANSWER}
 STATIC = Path(__file__).resolve().parents[1] / "negotiator/api/static/dashboard"
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 TEAMS = (
@@ -29,12 +27,9 @@ TEAMS = (
 
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
-    """A house with a cheap and a dear seller of the same model, and accounts of two teams."""
-    playback = Playback([GOOD])
-    async with playback.at() as url:
-        sellers = [shop(url, "cheap"), shop(url, "dear", dear=3)]
-        async with api_house(sellers=sellers, accounts=TEAMS) as house:
-            yield house
+    """A cheap and a dear seller of the same model, and accounts of two teams."""
+    async with two_shops(TEAMS) as house:
+        yield house
 
 
 async def events_of(served: Served, path: str, key: str | None, *names: str) -> list[tuple[str, Any]]:
@@ -317,7 +312,7 @@ async def test_the_dashboard_moves_with_operations() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    async with api_house(GOOD, server={"port": 0, "ops_bind": f"127.0.0.1:{port}"}) as served:
+    async with api_house({"json": ANSWER}, server={"port": 0, "ops_bind": f"127.0.0.1:{port}"}) as served:
         assert (await served.call("GET", "/", accept=BROWSER))[0] == 404
         assert (await served.call("GET", "/v1/summary"))[0] == 200
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:

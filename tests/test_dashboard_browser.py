@@ -12,9 +12,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from api_house import ANSWER, CHAT, Served, api_house, shop
+from api_house import CHAT, Served, two_shops
 from dashboard_audit import CONTRAST, NAMES
-from vendor_playback import Playback
 
 from negotiator.store import Account
 
@@ -29,7 +28,6 @@ pytestmark = [
     ),
 ]
 
-GOOD = {"json": ANSWER}
 TEAMS = (
     Account(account_id="team", budget_nusd=10**9),
     Account(account_id="team-run", parent="team", budget_nusd=10**8),
@@ -40,12 +38,9 @@ PANELS = ("Order book", "Tape", "Latency", "Cost and quality", "Refusals", "Budg
 
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
-    """A house with a cheap and a dear seller of the same model, and accounts of two teams."""
-    playback = Playback([GOOD])
-    async with playback.at() as url:
-        sellers = [shop(url, "cheap"), shop(url, "dear", dear=3)]
-        async with api_house(sellers=sellers, accounts=TEAMS) as house:
-            yield house
+    """A cheap and a dear seller of the same model, and accounts of two teams."""
+    async with two_shops(TEAMS) as house:
+        yield house
 
 
 @dataclass
@@ -350,6 +345,28 @@ async def test_dark_is_the_systems_choice_or_ones_own(served: Served) -> None:
         await page.reload()
         await opened(page)
         assert await page.evaluate(ground) != dark
+
+
+DRAWN = """(colour) => {
+  const canvas = document.querySelector("#frontier canvas"), { width, height } = canvas;
+  const dots = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+  for (let at = 0; at < dots.length; at += 4)
+    if (dots[at + 3] === 255 && colour.every((part, each) => dots[at + each] === part)) return true;
+  return false;
+}"""
+"""Whether the frontier's chart has a dot of this colour."""
+
+
+async def test_charts_are_drawn_in_the_themes_colours(served: Served) -> None:
+    """The frontier's line is the light theme's blue, and the dark one's as soon as the theme changes."""
+    light, dark = [0x1D, 0x4F, 0xAE], [0x85, 0xAD, 0xFF]
+    async with watched(served, color_scheme="light") as watch:
+        await opened(watch.page)
+        await watch.page.wait_for_function(DRAWN, arg=light)
+        assert not await watch.page.evaluate(DRAWN, dark)
+        await watch.page.emulate_media(color_scheme="dark")
+        await watch.page.wait_for_function(DRAWN, arg=dark)
+        assert not await watch.page.evaluate(DRAWN, light)
 
 
 @pytest.mark.parametrize("width", [390, 320])

@@ -126,35 +126,39 @@ async def grown(shared: Shared, token: int) -> bool:
     return lead(shared)[1] > token and int(prices(shared)["epoch"]) > token
 
 
-async def test_a_standby_takes_over_from_a_leader_that_is_killed(tmp_path: Path) -> None:
-    """Two workers on Valkey, kill -9 of the leading market maker: the other leads with a larger token and publishes."""
+@asynccontextmanager
+async def two_makers(tmp_path: Path) -> AsyncIterator[tuple[Shared, Market, Buyer, int]]:
+    """Two workers on Valkey and their market makers; the process id of the one that leads."""
     with shared_store(tmp_path) as shared:
         async with market_of(tmp_path, shared.url, 2) as (market, buyer):
             await until(lambda: len(market.makers()) == 2, "two market makers")
             await asyncio.sleep(3)
-            leader, (holder, token) = await leading(market, shared), lead(shared)
-            os.kill(leader, signal.SIGKILL)
-            await buy_for(buyer, 100, 2)
-            await until(lambda: grown(shared, token), "prices of the other market maker")
-            assert lead(shared)[0] != holder
-            await until(lambda: len(market.makers()) == 2, "a standby again")
+            yield shared, market, buyer, await leading(market, shared)
+
+
+async def test_a_standby_takes_over_from_a_leader_that_is_killed(tmp_path: Path) -> None:
+    """Two workers on Valkey, kill -9 of the leading market maker: the other leads with a larger token and publishes."""
+    async with two_makers(tmp_path) as (shared, market, buyer, leader):
+        holder, token = lead(shared)
+        os.kill(leader, signal.SIGKILL)
+        await buy_for(buyer, 100, 2)
+        await until(lambda: grown(shared, token), "prices of the other market maker")
+        assert lead(shared)[0] != holder
+        await until(lambda: len(market.makers()) == 2, "a standby again")
 
 
 async def test_a_leader_that_hangs_and_comes_back_is_not_heard(tmp_path: Path) -> None:
     """SIGSTOP beyond its lease: another leads; when the first goes on, workers stay with the larger token."""
-    with shared_store(tmp_path) as shared:
-        async with market_of(tmp_path, shared.url, 2) as (market, buyer):
-            await until(lambda: len(market.makers()) == 2, "two market makers")
-            await asyncio.sleep(3)
-            leader, (_, token) = await leading(market, shared), lead(shared)
-            os.kill(leader, signal.SIGSTOP)
-            await until(lambda: grown(shared, token), "prices of the other market maker")
-            newest = lead(shared)[1]
-            os.kill(leader, signal.SIGCONT)
-            await buy_for(buyer, 100, 2)
-            assert lead(shared)[1] == newest
-            assert await buyer.metric(MADE) > 0
-            made_ms = prices(shared)["made_ms"]
-            ahead: Callable[[], bool] = lambda: prices(shared)["made_ms"] > made_ms  # noqa: E731
-            await until(ahead, "newer prices")
-            assert prices(shared)["epoch"] == newest
+    async with two_makers(tmp_path) as (shared, _, buyer, leader):
+        token = lead(shared)[1]
+        os.kill(leader, signal.SIGSTOP)
+        await until(lambda: grown(shared, token), "prices of the other market maker")
+        newest = lead(shared)[1]
+        os.kill(leader, signal.SIGCONT)
+        await buy_for(buyer, 100, 2)
+        assert lead(shared)[1] == newest
+        assert await buyer.metric(MADE) > 0
+        made_ms = prices(shared)["made_ms"]
+        ahead: Callable[[], bool] = lambda: prices(shared)["made_ms"] > made_ms  # noqa: E731
+        await until(ahead, "newer prices")
+        assert prices(shared)["epoch"] == newest

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from virtual_market import market
 
 from negotiator.batch_progress import Pace, Progress
 from negotiator.batch_results import ResultFile, ResultTally
@@ -14,8 +15,6 @@ from negotiator.batch_share import Share
 from negotiator.batch_tries import Tries
 from negotiator.batches import BatchRun, Circumstances
 from negotiator.capacity import Capacity
-from negotiator.config import Config
-from negotiator.engine import Engine
 from negotiator.errors import Reject, RejectCode
 from negotiator.events import discard
 from negotiator.intake import to_order
@@ -23,8 +22,7 @@ from negotiator.limits import Full, Load
 from negotiator.order import Order
 from negotiator.plan_lines import read_lines
 from negotiator.wire import PlanOptions, Terms, terms_from
-from providers.clock import LoopClock, run_virtual
-from providers.simulated import default_sellers
+from providers.clock import run_virtual
 from providers.terms import RateKind, RateLimit, Usage
 
 OPTIONS = PlanOptions(time_limit_s=2)
@@ -168,14 +166,6 @@ def test_the_bar_of_a_run_says_rate_spent_and_saved() -> None:
     stands = Progress.of(Pace(0, 0), tally, 100, 10_000)
     assert progress_facts(stands) == "4.0/s, $1.2345 spent, $0.020000 saved"
     assert stands.eta_s == 15
-
-
-@asynccontextmanager
-async def market(limits_scale: float = 1.0) -> AsyncIterator[Engine]:
-    clock = LoopClock()
-    sellers = default_sellers(clock, seed=3, limits_scale=limits_scale)
-    async with Engine.open(Config(), clock=clock, sellers=sellers) as engine:
-        yield engine
 
 
 def line(name: str, **terms: Any) -> dict[str, Any]:

@@ -4,39 +4,26 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from virtual_market import market
 
 from negotiator.batch_counts import RunReport
 from negotiator.batch_replan import PlanFacts
 from negotiator.batch_results import ResultFile
 from negotiator.batches import BatchRun, batch_id_of
-from negotiator.config import Config
 from negotiator.engine import Engine
 from negotiator.errors import InputInvalid
 from negotiator.plan_lines import RequestFile, read_lines
-from negotiator.store import Store
 from negotiator.store_open import open_store
 from negotiator.wire import PlanOptions
 from providers.clock import LoopClock, run_virtual
-from providers.simulated import Fault, FaultKind, Faults, default_sellers
+from providers.simulated import Fault, FaultKind, default_sellers
 
 OPTIONS = PlanOptions(time_limit_s=2)
-
-
-@asynccontextmanager
-async def market(
-    faults: Mapping[str, list[Fault]] | None = None, limits_scale: float = 1.0, store: Store | None = None
-) -> AsyncIterator[Engine]:
-    clock = LoopClock()
-    scripts = {name: Faults(script) for name, script in (faults or {}).items()}
-    sellers = default_sellers(clock, seed=3, limits_scale=limits_scale, faults=scripts)
-    async with Engine.open(Config(), clock=clock, sellers=sellers, store=store) as engine:
-        yield engine
 
 
 def lines(count: int, **terms: Any) -> list[dict[str, Any]]:

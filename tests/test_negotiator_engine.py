@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from virtual_market import market
 
-from negotiator.config import Config
 from negotiator.engine import Engine
 from negotiator.errors import RejectCode, Rejected
 from negotiator.order import Completion
-from negotiator.store import Account, Store
+from negotiator.store import Account
 from negotiator.wire import Terms, terms_from
 from providers.clock import LoopClock, run_virtual
-from providers.simulated import Fault, FaultKind, Faults, default_sellers
+from providers.simulated import Fault, FaultKind
 from providers.terms import Fill, LineKind, Usage, price_nusd
 
 LUNA = "openai/gpt-6-luna"
-
-
-@asynccontextmanager
-async def market(
-    faults: Mapping[str, list[Fault]] | None = None,
-    limits_scale: float = 1.0,
-    store: Store | None = None,
-    **config: Any,
-) -> AsyncIterator[Engine]:
-    clock = LoopClock()
-    scripts = {name: Faults(script) for name, script in (faults or {}).items()}
-    sellers = default_sellers(clock, seed=3, limits_scale=limits_scale, faults=scripts)
-    async with Engine.open(Config(**config), clock=clock, sellers=sellers, store=store) as engine:
-        yield engine
 
 
 def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from virtual_market import market
 
 from negotiator.clearing_book import BatchBook, BatchOffer, problem_of
 from negotiator.config import Config
@@ -27,18 +26,9 @@ from negotiator.planning import plan_requests, read_orders
 from negotiator.store import Account
 from negotiator.wire import PlanOptions
 from providers.base import ModelSettings, ProviderSettings
-from providers.clock import LoopClock, SystemClock, run_virtual
+from providers.clock import SystemClock, run_virtual
 from providers.http_sellers import http_seller
-from providers.simulated import default_sellers
 from solver import solve
-
-
-@asynccontextmanager
-async def market(limits_scale: float = 1.0) -> AsyncIterator[Engine]:
-    clock = LoopClock()
-    sellers = default_sellers(clock, seed=3, limits_scale=limits_scale)
-    async with Engine.open(Config(), clock=clock, sellers=sellers) as engine:
-        yield engine
 
 
 def line(

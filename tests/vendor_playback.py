@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from aiohttp.typedefs import Handler
 
 from providers.assembly import MessageBuilder
 from providers.base import ModelSettings, ProviderSettings
@@ -21,7 +22,17 @@ from providers.http_sellers import http_seller
 from providers.terms import RFQ, Delta, PrefixMark, Quote, Rates, Ticket
 from providers.vendor import VendorSeller
 
-__all__ = ["CLIENT", "ENVIRONMENT", "RATES", "Playback", "Received", "collect", "seller_at", "ticket_for"]
+__all__ = [
+    "CLIENT",
+    "ENVIRONMENT",
+    "RATES",
+    "Playback",
+    "Received",
+    "collect",
+    "seller_at",
+    "ticket_for",
+    "vendor_at",
+]
 
 RATES = Rates(
     input_nusd_per_mtok=1_000_000_000,
@@ -47,6 +58,15 @@ class Received:
     body: Any
 
 
+@asynccontextmanager
+async def vendor_at(handle: Handler) -> AsyncIterator[str]:
+    """Serve every method and path with ``handle``; gives the base URL."""
+    app = web.Application(client_max_size=2**26)
+    app.router.add_route("*", "/{path:.*}", handle)
+    async with TestServer(app) as server:
+        yield str(server.make_url("/v1"))
+
+
 @dataclass
 class Playback:
     """Answers each request with the next reply, the last one again and again; remembers what it was asked."""
@@ -56,13 +76,9 @@ class Playback:
     peers: set[object] = field(default_factory=set)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
-    @asynccontextmanager
-    async def at(self) -> AsyncIterator[str]:
+    def at(self) -> AbstractAsyncContextManager[str]:
         """Serve; gives the base URL."""
-        app = web.Application(client_max_size=2**26)
-        app.router.add_route("*", "/{path:.*}", self._handle)
-        async with TestServer(app) as server:
-            yield str(server.make_url("/v1"))
+        return vendor_at(self._handle)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         text = await request.text()

@@ -8,11 +8,20 @@ import { typicalUsd } from "./book.js";
 const HEIGHT = 240;
 const LEAST_STEPS = 19;
 
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+/** A token's colour in the theme that is on: canvas wants that one, the token has both. */
+function colour(name) {
+  const probe = document.body.appendChild(document.createElement("i"));
+  probe.style.color = `var(${name})`;
+  const found = getComputedStyle(probe).color;
+  probe.remove();
+  return found;
+}
+
+const font = (px) => `${px}px ${getComputedStyle(document.body).fontFamily}`;
 
 const axis = (given) => ({
   stroke: colour("--muted"),
-  font: `11px ${colour("--font")}`,
+  font: font(11),
   grid: { stroke: colour("--line"), width: 1, ...(given.filter && { filter: given.filter }) },
   ticks: { show: false },
   ...given,
@@ -138,7 +147,7 @@ export function frontierChart() {
     const { ctx } = plot,
       ratio = devicePixelRatio;
     ctx.save();
-    ctx.font = `${11 * ratio}px ${colour("--font")}`;
+    ctx.font = font(11 * ratio);
     ctx.fillStyle = colour("--ink");
     ctx.textAlign = "left";
     ctx.textBaseline = "alphabetic";
