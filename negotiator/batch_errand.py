@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from providers.batch import BatchDriver, BatchState, BatchStatus
+from providers.batch import BatchDriver, BatchState, BatchStatus, SellsBatches
 from providers.batch_single import next_poll_ms
 from providers.errors import ProviderError, ProviderTimeout, ProviderUnavailable, RequestRefused
 
@@ -125,8 +125,21 @@ class Errand:
             except ProviderError:
                 continue
             if status.state is not BatchState.RUNNING:
+                self._learn(status, watched=waited_ms > 0)
                 return status
         return None
+
+    def _learn(self, status: BatchStatus, *, watched: bool) -> None:
+        """Teach its seller how long it took; one stopped at its deadline took at least so long.
+
+        watched: it was asked for all the time. When a batch ended that a dead process had handed in nobody knows.
+        """
+        parcel, dispatch = self._parcel, self._dispatch
+        seller = dispatch.engine.rooms.sellers[parcel.provider]
+        if status.state is BatchState.ENDED and watched and not dispatch.recalled.is_set():
+            assert isinstance(seller, SellsBatches), "it has a batch"
+            assert parcel.sending_ms is not None, "it was handed in"
+            seller.batch_took(parcel.model, dispatch.now_ms - parcel.sending_ms)
 
     async def _pause(self, wait_ms: int, stopped: bool) -> None:
         if stopped:

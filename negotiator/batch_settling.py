@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from providers.batch import batches_of
+from providers.batch import BATCH_TIER, batches_of
 from providers.errors import ProviderError
 from providers.terms import Delta, Usage, price_nusd
 from providers.tokens import count_text
@@ -26,9 +26,7 @@ from .store import Note
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ["BATCH_TIER", "Returns", "give_back", "settle"]
-
-BATCH_TIER: Final = "batch"
+__all__ = ["Returns", "give_back", "settle"]
 
 
 @dataclass(frozen=True, slots=True)

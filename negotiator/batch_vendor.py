@@ -15,14 +15,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from providers.batch import BatchDriver, BatchLine, SubmitInDoubt, batches_of
+from providers.batch import BATCH_TIER, BatchDriver, BatchLine, SubmitInDoubt, batches_of
 from providers.errors import ProviderError, RequestRefused
 from providers.terms import Offer, Usage
 
 from .batch_errand import GRACE_MS, Dispatch, Errand
 from .batch_parcel import Parcel, ParcelLine, parcels_in
 from .batch_queue import OfferQueue
-from .batch_settling import BATCH_TIER, Returns, give_back
+from .batch_settling import Returns, give_back
 from .batch_tries import Tries
 from .engine_delivery import Delivery
 from .engine_grant import Grant

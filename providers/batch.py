@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from .errors import ProviderError, ProviderUnavailable
 from .terms import Delta
 
 __all__ = [
+    "BATCH_TIER",
     "BatchDriver",
     "BatchHandle",
     "BatchLine",
@@ -25,6 +26,9 @@ __all__ = [
     "SubmitInDoubt",
     "batches_of",
 ]
+
+
+BATCH_TIER: Final = "batch"
 
 
 class SubmitInDoubt(ProviderUnavailable):
@@ -132,6 +136,10 @@ class SellsBatches(Protocol):
     @property
     def batches(self) -> BatchDriver | None:
         """Its batch endpoint, None = it has none."""
+        ...
+
+    def batch_took(self, model: str, total_ms: int) -> None:
+        """Learn that a batch of this model ended so long after it was handed in: later quotes say so."""
         ...
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from .batch import BatchLine, BatchResult, BatchStatus
+from .batch import BATCH_TIER, BatchLine, BatchResult, BatchStatus
 from .dialect import Call, Dialect, Want
 from .errors import ProviderError, ProviderTimeout, ProviderUnavailable, RequestRefused
 from .terms import Delta
@@ -27,7 +27,6 @@ __all__ = [
 ]
 
 DAY_MS: Final = 24 * 3_600_000
-_BATCH_TIER: Final = "batch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +124,7 @@ def call_of(chat: Dialect, model: str, line: BatchLine) -> Call:
     """The vendor's single call for a line; raises RequestRefused for what it cannot honour."""
     if name := chat.unsupported(line.body):
         raise RequestRefused(f"cannot honour {name}")
-    return chat.call(line.body, Want(model, _BATCH_TIER, line.max_output_tokens, stream=False))
+    return chat.call(line.body, Want(model, BATCH_TIER, line.max_output_tokens, stream=False))
 
 
 def upload(path: str, name: str, lines: Sequence[bytes]) -> Request:

@@ -62,7 +62,10 @@ class Latency:
     def observe(
         self, model: str, tier: str, output_tokens: int, ttft_ms: float | None, total_ms: float
     ) -> bool:
-        """Remember one whole call (``ttft_ms`` None: it was not streamed); whether :meth:`speed` changed."""
+        """Remember one whole call (``ttft_ms`` None: it was not streamed); whether :meth:`speed` changed.
+
+        output_tokens 0: a batch of calls, whose time says nothing of any answer's length.
+        """
         series = self._series.get((model, tier))
         if series is None:
             series = self._series[model, tier] = _Series(deque(maxlen=KEPT), 0, None)
@@ -120,6 +123,11 @@ def _quantile(ordered: list[float], share: float) -> float:
 
 def _fit(calls: deque[tuple[int, float | None, float]]) -> SpeedModel:
     """Medians of first token and pace; the spread is how far the slow tail is from what the medians predict."""
+    if not any(output for output, _, _ in calls):
+        whole = sorted(total for _, _, total in calls)
+        median_ms = max(_quantile(whole, 0.5), 1.0)
+        sigma = math.log(max(_quantile(whole, 0.95) / median_ms, 1.0)) / P95_SIGMAS
+        return SpeedModel(median_ms, 0.0, min(max(sigma, MIN_SIGMA), MAX_SIGMA))
     firsts = sorted(first for _, first, _ in calls if first is not None)
     if not firsts:  # never streamed: the shortest wait bounds the time to first token
         firsts = [min(total for _, _, total in calls)]

@@ -33,6 +33,7 @@ from .terms import (
 __all__ = [
     "DEFAULT_OUTPUT_TOKENS",
     "NO_CACHE",
+    "P95",
     "CacheHope",
     "Quoter",
     "Reduction",
@@ -62,7 +63,8 @@ class CacheHope:
     """What the seller's prompt cache is believed to do for a request, in the seller's own tokens.
 
     read_tokens: read if it hits; hit: how probable that is; write_tokens: written and charged if it does not;
-    rewrite_tokens: written and charged if it does. left_ms: how long the entry lives.
+    rewrite_tokens: written and charged if it does. left_ms: how long the entry lives. age_ms: since the prefix was sent.
+    calls: seen of this model.
     """
 
     read_tokens: int = 0
@@ -70,7 +72,17 @@ class CacheHope:
     write_tokens: int = 0
     rewrite_tokens: int = 0
     left_ms: int | None = None
-    basis: str = ""
+    age_ms: int = 0
+    calls: int = 0
+
+    @property
+    def basis(self) -> str:
+        """The evidence in words."""
+        calls = f"{self.calls} call{'' if self.calls == 1 else 's'}"
+        return (
+            f"a prefix of {self.read_tokens} tokens was sent {self.age_ms // 1000} s ago; {self.hit:.0%} of such were"
+            f" read ({calls} seen)"
+        )
 
 
 NO_CACHE: Final = CacheHope()
@@ -159,10 +171,10 @@ class Quoter:
         token_margin: learnt replacements for the offer's. capacity, firm: as in the quote.
         """
         offer = self.offer
-        if not (
-            rfq.capabilities <= offer.tags and (self._plain or EXCLUSIVE & offer.tags <= rfq.capabilities)
-        ):
-            return self._unsupported(rfq)
+        if rfq.capabilities or not self._plain:
+            exclusive = EXCLUSIVE & offer.tags
+            if not exclusive <= rfq.capabilities <= offer.tags:
+                return self._unsupported(rfq)
         sizes = self._sizes(rfq, token_factor or offer.token_factor, token_margin or offer.token_margin)
         if isinstance(sizes, Decline):
             return sizes
@@ -211,21 +223,24 @@ class Quoter:
         else:
             input_tokens = counted
             covered = counted + (counted + 49) // 50  # only the chat template is unknown
-        room = min(offer.max_output_tokens, offer.context_tokens - covered)
-        asked = rfq.max_output_tokens
-        max_output = room if asked is None else min(asked, room)
+        asked, longest = rfq.max_output_tokens, offer.max_output_tokens
+        room = offer.context_tokens - covered
+        if room > longest:
+            room = longest
+        max_output = room if asked is None or asked > room else asked
         wanted = rfq.expected_output_of(offer.model) or DEFAULT_OUTPUT_TOKENS
-        if max_output < 1 or (room < offer.max_output_tokens and max_output < min(wanted, asked or wanted)):
+        if max_output < 1 or (room < longest and max_output < min(wanted, asked or wanted)):
             detail = f"{covered} tokens in leave {max(room, 0)} of a context of {offer.context_tokens}"
             return Decline(offer.provider, offer.model, DeclineCode.TOO_LONG, detail)
-        return input_tokens, covered, min(wanted, max_output), max_output
+        return input_tokens, covered, wanted if wanted < max_output else max_output, max_output
 
     def _valid_for_ms(self, ttl_ms: int, age_ms: int, cache: CacheHope) -> int:
-        if self.offer.valid_for_ms is not None:
-            ttl_ms = min(ttl_ms, self.offer.valid_for_ms - age_ms)
-        if cache.read_tokens and cache.left_ms is not None:
-            ttl_ms = min(ttl_ms, cache.left_ms)
-        return max(MIN_VALID_MS, ttl_ms)
+        until_ms, left_ms = self.offer.valid_for_ms, cache.left_ms
+        if until_ms is not None and until_ms - age_ms < ttl_ms:
+            ttl_ms = until_ms - age_ms
+        if left_ms is not None and left_ms < ttl_ms and cache.read_tokens:
+            ttl_ms = left_ms
+        return ttl_ms if ttl_ms > MIN_VALID_MS else MIN_VALID_MS
 
     def _unsupported(self, rfq: RFQ) -> Decline:
         offer = self.offer
@@ -334,10 +349,7 @@ def _plain_nusd(rates: Rates, input_tokens: int, output: int) -> int:
 
 
 def _even(product: int) -> int:
-    whole, rest = divmod(product, TOKENS_PER_RATE)
-    if not rest:
-        return whole
-    twice = 2 * rest
+    whole, twice = product // TOKENS_PER_RATE, 2 * (product % TOKENS_PER_RATE)
     return whole + (twice > TOKENS_PER_RATE or (twice == TOKENS_PER_RATE and whole & 1))
 
 

@@ -7,6 +7,7 @@ composing a quote never computes a list price. Vendors' peculiarities are rows o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, time, timedelta
@@ -14,6 +15,7 @@ from typing import Final
 
 from .base import ModelSettings
 from .pricecard_genai import DAYS_AHEAD, PriceCard, find_card, package_version
+from .quoting import P95
 from .terms import ANY_PARAMETERS, Offer, Parameters, PriceStep, Rates, SpeedModel
 from .vendor_terms import HoursRow, TierRow, VendorTerms, load_vendor_terms
 
@@ -39,6 +41,14 @@ MAX_NUSD_PER_MTOK: Final = 5_000_000_000_000
 
 class UnpricedModel(ValueError):
     """A model to sell has no price; the message says which, and how to give one."""
+
+
+def _promised(within_ms: int) -> SpeedModel:
+    """The latency of a tier of which only the end is promised: as likely at any time until then, whatever the length.
+
+    So its median is half of the promise and its p95 95 % of it, until it was seen to be otherwise.
+    """
+    return SpeedModel(within_ms / 2, 0.0, math.log(2 * 0.95) / P95)
 
 
 def check_rates(rates: Rates, where: str) -> Rates:
@@ -245,6 +255,9 @@ class RateCard:
         row = self._terms.tier(self._vendor, name, tier) if tier != "standard" else None
         if row is None:
             return speed
+        if row.within_ms is not None:
+            return _promised(row.within_ms)
+        assert row.latency is not None, "a tier says one of the two"
         return SpeedModel(
             speed.ttft_ms_p50 * row.latency, speed.ms_per_output_token_p50 * row.latency, speed.sigma
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
-from .batch import BatchDriver
+from .batch import BATCH_TIER, BatchDriver
 from .batch_http import HttpBatches
 from .batch_single import deliver_one
 from .calls import Calls
@@ -65,6 +65,10 @@ class VendorSeller:
         """The vendor's batch endpoint, where the tier is sold."""
         return self._batches
 
+    def batch_took(self, model: str, total_ms: int) -> None:
+        """Learn how long a batch took, as :meth:`execute` does of each call."""
+        self._observe(model, BATCH_TIER, 0, None, total_ms)
+
     def hear(self, listener: Hear) -> None:
         """Tell ``listener`` the rate-limit windows of every answer that reports some."""
         self._calls.hear = listener
@@ -107,7 +111,7 @@ class VendorSeller:
         A deadline in the ticket cuts the call off with :class:`providers.errors.ProviderTimeout`. In the batch tier it
         is a batch of one.
         """
-        if self._batches is not None and ticket.quote.tier == "batch":
+        if self._batches is not None and ticket.quote.tier == BATCH_TIER:
             return deliver_one(self._batches, ticket)
         began, quiet = self._prices.began(ticket), self._quiet is not None and self._quiet.now
 
@@ -128,10 +132,15 @@ class VendorSeller:
         self._prices.ended(began, usage)
         if quiet and self._quiet is not None:
             self._quiet.observe(quote.model, quote.tier, usage.output_tokens, ttft_ms, total_ms)
-        if self.latency.observe(quote.model, quote.tier, usage.output_tokens, ttft_ms, total_ms):
-            speed = self.latency.speed(quote.model, quote.tier)
+        self._observe(quote.model, quote.tier, usage.output_tokens, ttft_ms, total_ms)
+
+    def _observe(
+        self, model: str, tier: str, output_tokens: int, ttft_ms: float | None, total_ms: float
+    ) -> None:
+        if self.latency.observe(model, tier, output_tokens, ttft_ms, total_ms):
+            speed = self.latency.speed(model, tier)
             assert speed is not None, "a speed that changed is there"
-            self._prices.observed(quote.model, quote.tier, speed)
+            self._prices.observed(model, tier, speed)
 
 
 def _told(rest: Rest) -> tuple[DeclineCode, str]:

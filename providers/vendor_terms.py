@@ -14,7 +14,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .terms import CacheTerms, CacheWrites, RateKind, RateLimit
 
@@ -75,13 +75,23 @@ class VendorRow(_Row):
 
 
 class TierRow(_ModelRows):
-    """One service tier. context selects its prices in the card; rate is numerator and denominator without."""
+    """One service tier. context selects its prices in the card; rate is numerator and denominator without.
+
+    How long it takes: ``latency`` times the standard tier, or at most the ``within_ms`` that the vendor promises.
+    """
 
     tier: Literal["priority", "flex", "batch"]
     context: dict[str, str]
     rate: Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=2, max_length=2)] | None = None
-    latency: Factor
+    latency: Factor | None = None
+    within_ms: Milliseconds | None = None
     limits: Factor
+
+    @model_validator(mode="after")
+    def _says_how_long(self) -> TierRow:
+        if (self.latency is None) == (self.within_ms is None):
+            raise ValueError("expected either latency or within_ms")
+        return self
 
 
 class _CacheRow(_ModelRows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -75,3 +76,14 @@ def test_memory_is_bounded() -> None:
             latency.observe(f"m{number}", "standard", 1, 1, 1)
     assert latency.speed("m0", "standard") is None
     assert latency.speed("m1", "standard") is not None
+
+
+def test_how_long_batches_took_says_nothing_of_a_token() -> None:
+    """Eight batches of one to eight hours: their median and p95, whatever the answer's length."""
+    latency = Latency()
+    for hours in range(1, 9):
+        latency.observe("m", "batch", 0, None, hours * 3_600_000)
+    speed = latency.speed("m", "batch")
+    assert speed is not None
+    assert (speed.ttft_ms_p50, speed.ms_per_output_token_p50) == (4 * 3_600_000, 0)
+    assert speed.ttft_ms_p50 * math.exp(1.645 * speed.sigma) == pytest.approx(8 * 3_600_000)

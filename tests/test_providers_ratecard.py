@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from providers.base import ModelSettings
+from providers.quoting import Quoter
 from providers.ratecard import RateCard, UnpricedModel
-from providers.terms import Offer, Rates, Usage, price_nusd
+from providers.terms import RFQ, Offer, Quote, Rates, Usage, price_nusd
 from providers.vendor_terms import load_vendor_terms
 
 TIERS = ("standard", "priority", "flex", "batch")
@@ -249,3 +250,22 @@ def test_a_seller_of_nothing_is_refused() -> None:
         ValueError, match="shop: expected models to sell, found none, and none are listed for openrouter"
     ):
         RateCard("shop", "openrouter")
+
+
+@pytest.mark.parametrize(
+    ("vendor", "model"),
+    [
+        ("openai", "gpt-5-nano"),
+        ("anthropic", "claude-opus-5-5"),
+        ("google", "gemini-3.8-flash"),
+        ("mistral", "mistral-large-4"),
+    ],
+)
+def test_a_batch_tier_is_quoted_with_the_day_its_vendor_promises(vendor: str, model: str) -> None:
+    """Half of a day at the median and 22.8 h at the p95, however long the answer is to be."""
+    quoter = Quoter(offer_of(vendor, model, "batch"), str)
+    for tokens in (1, 4_000):
+        rfq = RFQ(rfq_id="r", input_tokens=10, max_output_tokens=tokens, tiers=("batch",))
+        quote = quoter.quote(rfq, ttl_ms=1_000)
+        assert isinstance(quote, Quote)
+        assert (quote.latency_ms.p50, quote.latency_ms.p95) == (43_200_000, 82_080_000)

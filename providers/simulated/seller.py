@@ -17,6 +17,7 @@ from random import Random
 from typing import Any, Final
 
 from ..base import QUOTE_TTL_MS, PricingSettings
+from ..batch import BATCH_TIER
 from ..clock import Clock
 from ..errors import (
     AuthFailed,
@@ -31,10 +32,23 @@ from ..errors import (
     StreamCut,
 )
 from ..idle_pricing import idle_standing
+from ..latency import Latency
 from ..prefix_cache import CacheScore
 from ..pricelist import Call, PriceList, Standing
 from ..ratecard import RateCard
-from ..terms import RFQ, Answer, Delta, Offer, RateKind, RateLimit, Rates, Ticket, Usage, price_nusd
+from ..terms import (
+    RFQ,
+    Answer,
+    Delta,
+    Offer,
+    RateKind,
+    RateLimit,
+    Rates,
+    SpeedModel,
+    Ticket,
+    Usage,
+    price_nusd,
+)
 from ..tokens import REFERENCE, REPLY_TOKENS, VOCABULARIES, count_chat
 from .answers import Answer as Said
 from .answers import ModelTraits, acceptable, compose, pieces, prompt_of, true_quality
@@ -50,6 +64,8 @@ FAR_FUTURE_S: Final = 7 * 24 * 3600.0
 REFUSAL_MS: Final = 40
 """How long a refusal takes."""
 SLOW: Final = 20
+BATCH_SLOWNESS: Final = 1_000
+"""The batch tier takes so many times a call's latency: minutes to hours, where the vendor promises a day."""
 DELTAS: Final = 8
 """Pieces of a streamed answer."""
 MAX_PROMPTS: Final = 20_000
@@ -111,6 +127,7 @@ class SimulatedSeller:
         self._asked: OrderedDict[str, int] = OrderedDict()
         self._calls = 0
         self.batches = SimulatedBatches(self)
+        self._latency = Latency()
         self.faults = faults or Faults()
         self.models = dict(models)
 
@@ -141,6 +158,13 @@ class SimulatedSeller:
     def acceptable(self, model: str, body: Mapping[str, Any]) -> bool:
         """Whether its answer is acceptable: the outcome that feedback would report, the same each time."""
         return acceptable(self.models[model], model, prompt_of(body), self._seed)
+
+    def batch_took(self, model: str, total_ms: int) -> None:
+        """Learn how long a batch took."""
+        if self._latency.observe(model, BATCH_TIER, 0, None, total_ms):
+            speed = self._latency.speed(model, BATCH_TIER)
+            assert speed is not None, "a speed that changed is there"
+            self._prices.observed(model, BATCH_TIER, speed)
 
     async def aclose(self) -> None:
         """Batches that run are stopped; nothing else is held."""
@@ -206,7 +230,7 @@ class SimulatedSeller:
             windows.leave(offer.model)
 
     async def _speak(self, run: _Run, offer: Offer, said: Said, usage: Usage) -> AsyncGenerator[Delta]:
-        ticket, speed = run.call.ticket, offer.speed
+        ticket, speed = run.call.ticket, self._speed(offer)
         luck = math.exp(speed.sigma * run.draw.gauss(0, 1)) * (SLOW if run.fault is FaultKind.SLOW else 1)
         first_s = speed.ttft_ms_p50 * luck / 1000
         rest_s = speed.ms_per_output_token_p50 * said.output_tokens * luck / 1000
@@ -237,6 +261,13 @@ class SimulatedSeller:
             usage=told,
             billed_nusd=self._bill(run, offer, usage, told),
         )
+
+    def _speed(self, offer: Offer) -> SpeedModel:
+        """How fast it really is: as it quotes, but for the batch tier, which is done before its promise."""
+        if offer.tier != BATCH_TIER:
+            return offer.speed
+        traits = self.models[offer.model]
+        return SpeedModel(traits.ttft_ms * BATCH_SLOWNESS, traits.ms_per_token * BATCH_SLOWNESS, traits.sigma)
 
     def _bill(self, run: _Run, offer: Offer, usage: Usage, told: Usage | None) -> int | None:
         """What it charges: its price card now, as vendors do, or its own quote where it made the price."""
