@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from providers.base import Provider
@@ -83,6 +83,7 @@ class Corridor:
         self.tracing: OpenTelemetry | None = None
         self.recent = Recent()
         self._background: set[asyncio.Task[None]] = set()
+        self._opened = AsyncExitStack()
 
     @classmethod
     def open(cls, config: str | Path | Config | None = None, **given: Any) -> Self:
@@ -90,16 +91,24 @@ class Corridor:
         return cls(config if isinstance(config, Config) else load_config(config), **given)
 
     async def __aenter__(self) -> Self:
-        url = self.config.store.url or "embedded://"
-        store = self._given_store or await open_store(
-            url, durability=self.config.store.durability, clock=self._clock
-        )
+        async with AsyncExitStack() as opened:  # where a step raises, what was opened before it is closed
+            self._rooms = await self._enter(opened)
+            self._opened = opened.pop_all()
+        return self
+
+    async def _enter(self, opened: AsyncExitStack) -> Rooms:
+        url, store = self.config.store.url or "embedded://", self._given_store
+        if store is None:
+            store = await open_store(url, durability=self.config.store.durability, clock=self._clock)
+            opened.push_async_callback(store.aclose)
         sellers, simulated = self._given_sellers, False
         if sellers is None:
             sellers, simulated = build_sellers(self.config, self._clock, self._seed)
+        for seller in sellers:
+            opened.push_async_callback(seller.aclose)
         # One process holds an embedded store: its name, and so what it learnt, is the same after a restart.
         worker = uuid.uuid4().hex[:12] if shared_by_workers(url) else "main"
-        self._rooms = rooms = build_rooms(
+        rooms = build_rooms(
             self.config,
             store,
             sellers,
@@ -116,6 +125,7 @@ class Corridor:
                 config=self.config.market_facts(),
                 look=self._logged,
             )
+            opened.callback(self._log.flush)
             rooms.bus.subscribe(self._log.note)
         telemetry = self.config.telemetry
         if telemetry.otlp_endpoint is not None:
@@ -127,34 +137,30 @@ class Corridor:
                 sample_share=telemetry.sample_share,
                 export_every_ms=telemetry.export_every_ms,
             )
+            opened.push_async_callback(asyncio.to_thread, self.tracing.close)
             rooms.bus.subscribe(self.tracing.note)
         for account in configured_accounts(self.config):
             await store.put_account(account)
         await rooms.ledger.sweep()  # starting is recovering: whatever a dead process left is resolved first
         self._learning = Learning(rooms)
         await self._learning.share()
+        opened.push_async_callback(self._rest)
         self._spawn(self._learning.run())
         self._spawn(self._sweep_for_ever(rooms))
         for work in upkeep(rooms, worker=worker, url=url, apart=self._apart):
             self._spawn(work)
-        return self
+        return rooms
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
+        await self._opened.aclose()
+
+    async def _rest(self) -> None:
+        """Stop what runs beside the orders, and share what was learnt last."""
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self._learning.share()
-        rooms, self._rooms = self.rooms, None
-        for seller in rooms.sellers.values():
-            await seller.aclose()
-        if self._given_store is None:
-            await rooms.store.aclose()
-        if self._log is not None:
-            self._log.flush()
-        if self.tracing is not None:
-            await asyncio.to_thread(self.tracing.close)
+        self._rooms = None
 
     @property
     def rooms(self) -> Rooms:
