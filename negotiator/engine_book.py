@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -129,7 +128,7 @@ def _rfq(rooms: Rooms, order: Order, weighed: ChatTokens, estimate: Estimate) ->
     median_output, output_by_model = _lengths(rooms.models, estimate)
     sized = order.input_tokens is not None
     return RFQ(
-        rfq_id=f"rfq_{secrets.token_hex(8)}",
+        rfq_id=rooms.next_rfq_id(),
         input_tokens=order.input_tokens or weighed.input_tokens,
         max_output_tokens=order.max_output_tokens,
         expected_output_tokens=median_output,
@@ -182,8 +181,9 @@ def _judge(
     ]
     ranked = rank(order, candidates)
     if ranked:
-        rest = _by_price(candidate for candidate in candidates if not candidate.eligible)
-        return Book(rfq_id=rfq.rfq_id, candidates=(*ranked, *rest), declines=tuple(declines))
+        if len(ranked) < len(candidates):
+            ranked += _by_price(candidate for candidate in candidates if candidate.misses)
+        return Book(rfq_id=rfq.rfq_id, candidates=tuple(ranked), declines=tuple(declines))
     reject = refuse(order, candidates, declines).with_counter_offers(
         counter_offers(order, candidates, now_ms)
     )
@@ -195,10 +195,10 @@ def _beliefs(
 ) -> dict[str, QualityEstimate]:
     """What is believed of each quoted model; models nobody lists (remote sellers') are estimated apart."""
     known = _rows(rooms.models, estimate)
-    strange = tuple({quote.model for quote in quotes if quote.model not in known})
+    strange = {quote.model for quote in quotes if quote.model not in known}
     if strange:
-        text = prompt_text(order.body)
-        return known | _rows(strange, rooms.quality.estimate(text, strange, task=order.task))
+        text, named = prompt_text(order.body), tuple(strange)
+        return known | _rows(named, rooms.quality.estimate(text, named, task=order.task))
     return known
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from .config import Config, LimitsConfig, ModelConfig, ProviderConfig
 from .desk import Desk
 from .errors import ConfigInvalid
 from .events import EventBus
+from .ids import numbered
 from .ledger import Ledger
 from .market_maker_demand import DemandMeter
 from .quality import Explorer, Predictor, Priors, Quality, load_priors
@@ -36,6 +37,8 @@ _LIMITS = (
     ("input_tpm", RateKind.INPUT_TOKENS),
     ("output_tpm", RateKind.OUTPUT_TOKENS),
     ("concurrency", RateKind.CONCURRENCY),
+    ("batch_tokens", RateKind.ENQUEUED_TOKENS),
+    ("batch_requests", RateKind.ENQUEUED_REQUESTS),
 )
 
 
@@ -44,6 +47,7 @@ class Rooms:
     """One market's rooms and what they share.
 
     models, vocabularies: of all offers when the market opened. key: secret of prefix marks, new at every start.
+    next_rfq_id: names the next RFQ.
     """
 
     config: Config
@@ -65,6 +69,7 @@ class Rooms:
     models: tuple[str, ...]
     vocabularies: tuple[str, ...]
     key: bytes
+    next_rfq_id: Callable[[], str]
     tenant_keys: dict[str, bytes] = field(default_factory=dict)
 
     def tenant_key(self, account: str) -> bytes:
@@ -124,6 +129,7 @@ def build_rooms(
         models=tuple(sorted({offer.model for offer in offers})),
         vocabularies=tuple(sorted({offer.vocabulary for offer in offers})),
         key=secrets.token_bytes(32),
+        next_rfq_id=numbered("rfq"),
     )
 
 

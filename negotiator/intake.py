@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ import orjson
 from providers.dialect import is_neutral
 
 from .errors import Reject, RejectCode
+from .ids import secret_id
 from .order import Order
 from .wire import Terms
 
@@ -56,7 +56,7 @@ def to_order(
     named = None if model == "auto" or model.startswith("auto:") else model
     budget_nusd = terms.budget_usd if terms.budget_usd is not None else default_budget_nusd
     return Order(
-        order_id=terms.order_id or f"ord_{secrets.token_hex(16)}",
+        order_id=terms.order_id or secret_id("ord", 16),
         account=terms.account or account,
         body=body,
         named=named,
@@ -77,9 +77,14 @@ def to_order(
         rounds=1 if terms.rounds is None else terms.rounds,
         stream=stream,
         keep_answer=terms.order_id is not None,
-        max_output_tokens=next((body[name] for name in _OUTPUT_LIMITS if body.get(name) is not None), None),
+        max_output_tokens=_output_limit(body),
         digests=_Digests(body, terms),
     )
+
+
+def _output_limit(body: Mapping[str, Any]) -> int | None:
+    limit: int | None = body.get("max_completion_tokens")
+    return body.get("max_tokens") if limit is None else limit
 
 
 def capabilities_of(body: Mapping[str, Any]) -> frozenset[str]:
@@ -90,11 +95,15 @@ def capabilities_of(body: Mapping[str, Any]) -> frozenset[str]:
     if body.get("tools") or body.get("functions"):
         needs.add("tools")
     response_format = body.get("response_format")
-    if isinstance(response_format, Mapping) and response_format.get("type") == "json_schema":
+    if (
+        response_format is not None
+        and isinstance(response_format, Mapping)
+        and response_format.get("type") == "json_schema"
+    ):
         needs.add("json_schema")
     for message in body["messages"]:
         content = message.get("content")
-        if isinstance(content, Sequence) and not isinstance(content, str):
+        if content is not None and not isinstance(content, str) and isinstance(content, Sequence):
             kinds = {part.get("type") for part in content}
             needs |= {need for kind, need in _PART_NEEDS.items() if kind in kinds}
     return frozenset(needs)
@@ -102,6 +111,8 @@ def capabilities_of(body: Mapping[str, Any]) -> frozenset[str]:
 
 def parameters_of(body: Mapping[str, Any]) -> frozenset[str]:
     """Names of what the body asks for beyond messages, tools and length: a seller may not know how to do it."""
+    if body.keys() <= _EVERYBODY_KNOWS:
+        return frozenset()
     return frozenset(
         name for name, value in body.items() if name not in _EVERYBODY_KNOWS and not is_neutral(name, value)
     )

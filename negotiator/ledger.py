@@ -6,7 +6,6 @@ the store cannot take now is kept and told again by :meth:`Ledger.sweep`; until 
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +14,7 @@ from providers.clock import Clock
 
 from .errors import Reject, StoreUnavailable
 from .events import Emit, Event
+from .ids import secret_id
 from .ledger_answers import again, away, short, unknown_account
 from .order import Assignment, HoldState, Order, Replayed, Reservation, Settlement
 from .store import Account, Hold, LedgerStore, Note, OrderRecord, Shortfall
@@ -31,7 +31,7 @@ DEFAULTS_MS: Final = 1_000
 
 def new_reservation_id() -> str:
     """An id nobody can guess or repeat."""
-    return f"rsv_{secrets.token_hex(12)}"
+    return secret_id("rsv", 12)
 
 
 @dataclass(frozen=True, slots=True)

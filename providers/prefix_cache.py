@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .quoting import NO_CACHE, CacheHope
 from .terms import CacheTerms, CacheWrites, PrefixMark, Usage
 
-__all__ = ["CacheScore", "PrefixCache"]
+__all__ = ["NO_CACHE", "CacheHope", "CacheScore", "PrefixCache"]
 
 MAX_PREFIXES: Final = 20_000
 """Prefixes remembered per seller; the least recently sent are forgotten first."""
@@ -23,6 +22,37 @@ PRIOR_WEIGHT: Final = 4.0
 """The prior hit rate counts as much as this many calls."""
 FORGETTING: Final = 0.98
 """How much older calls weigh against the newest one."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheHope:
+    """What the seller's prompt cache is believed to do for a request, in the seller's own tokens.
+
+    read_tokens: read if it hits; hit: how probable that is; write_tokens: written and charged if it does not;
+    rewrite_tokens: written and charged if it does. left_ms: how long the entry lives. age_ms: since the prefix was sent.
+    calls: seen of this model.
+    """
+
+    read_tokens: int = 0
+    hit: float = 0.0
+    write_tokens: int = 0
+    rewrite_tokens: int = 0
+    left_ms: int | None = None
+    age_ms: int = 0
+    calls: int = 0
+
+    @property
+    def basis(self) -> str:
+        """The evidence in words."""
+        calls = f"{self.calls} call{'' if self.calls == 1 else 's'}"
+        return (
+            f"a prefix of {self.read_tokens} tokens was sent {self.age_ms // 1000} s ago; {self.hit:.0%} of such were"
+            f" read ({calls} seen)"
+        )
+
+
+NO_CACHE: Final = CacheHope()
+"""Nothing warm, nothing written."""
 
 
 @dataclass(slots=True)
@@ -72,34 +102,30 @@ class PrefixCache:
         *,
         input_tokens: int,
         scale: float = 1.0,
-        told: bool = True,
     ) -> CacheHope:
         """What the cache will probably read and write for a request of ``input_tokens``.
 
-        scale: the seller's tokens per reference token, in which the marks are counted. told: with its basis in words.
+        scale: the seller's tokens per reference token, in which the marks are counted.
         """
         if terms is None or input_tokens < terms.min_tokens or not prefix:
             return NO_CACHE
         warm = self._warm(model, terms, prefix, now_ms)
-        read, sent = 0, None
+        read = 0
         if warm is not None:
-            mark, sent = prefix[warm], self._sent[model][prefix[warm].key]
-            read = _blocks(min(int(mark.tokens * scale), input_tokens - 1), terms)
-        written = self._written(model, terms, prefix, now_ms, input_tokens, scale)
+            read = _blocks(min(int(prefix[warm].tokens * scale), input_tokens - 1), terms)
+        written = 0
+        if terms.writes is not CacheWrites.FREE:
+            written = self._written(model, terms, prefix, now_ms, input_tokens, scale)
         if not read and not written:
             return NO_CACHE
-        if not read or sent is None:
+        if not read or warm is None:
             return CacheHope(write_tokens=written)
-        age_ms = max(0, now_ms - sent.last_ms)  # the clock may step back
-        hit, basis = self.hit_rate(model, terms), ""
-        if told:
-            record = self._records.get(model)
-            calls = 0 if record is None else record.calls
-            basis = (
-                f"a prefix of {read} tokens was sent {age_ms // 1000} s ago; {hit:.0%} of such were read"
-                f" ({calls} call{'' if calls == 1 else 's'} seen)"
-            )
-        return CacheHope(read, hit, written, max(0, written - read), terms.lifetime_ms - age_ms, basis)
+        age_ms = max(0, now_ms - self._sent[model][prefix[warm].key].last_ms)  # the clock may step back
+        record, hit = self._records.get(model), self.hit_rate(model, terms)
+        rewritten, left_ms = max(0, written - read), terms.lifetime_ms - age_ms
+        return CacheHope(
+            read, hit, written, rewritten, left_ms, age_ms, 0 if record is None else record.calls
+        )
 
     def breakpoints(
         self, model: str, terms: CacheTerms | None, prefix: Sequence[PrefixMark], now_ms: int
@@ -202,9 +228,7 @@ class PrefixCache:
         input_tokens: int,
         scale: float,
     ) -> int:
-        """Tokens written and charged when nothing is read."""
-        if terms.writes is CacheWrites.FREE:
-            return 0
+        """Tokens written and charged when nothing is read, of a cache whose writes are not free."""
         if terms.writes is CacheWrites.CHARGED:
             return _blocks(input_tokens, terms)
         marked = self.breakpoints(model, terms, prefix, now_ms)

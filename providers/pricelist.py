@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Final
 
 from .base import QUOTE_TTL_MS
 from .clock import Clock
 from .latency import at_speed
-from .prefix_cache import CacheScore, PrefixCache
-from .quoting import NO_CACHE, CacheHope, Quoter, Reduction, quote_ids
+from .prefix_cache import NO_CACHE, CacheHope, CacheScore, PrefixCache
+from .quoting import Quoter, Reduction, quote_ids
 from .ratecard import RateCard
 from .terms import (
     RFQ,
@@ -70,6 +69,9 @@ class Standing:
 
 OPEN: Final = Standing()
 
+Ask = Callable[[RFQ, Reduction | None], Quote | Decline]
+"""Quotes an offer, once more and with another reduction."""
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -103,6 +105,7 @@ class PriceList:
         self._speeds: dict[tuple[str, str], SpeedModel] = {}
         self._compiled: tuple[Offer, ...] | None = None
         self._quoters: tuple[Quoter, ...] = ()
+        self._by_tier: dict[tuple[str, str], Offer] = {}
         self._current(clock.now_ms())  # a model without a price is refused now, not at the first request
 
     def offers(self) -> tuple[Offer, ...]:
@@ -141,10 +144,8 @@ class PriceList:
     def began(self, ticket: Ticket) -> Call:
         """Note what is believed of a call before it is made; ``breakpoints`` index ``ticket.prefix``."""
         quote, now_ms = ticket.quote, self._clock.now_ms()
-        quoters, _ = self._current(now_ms)
-        offer = next(
-            (q.offer for q in quoters if q.offer.model == quote.model and q.offer.tier == quote.tier), None
-        )
+        self._current(now_ms)
+        offer = self._by_tier.get((quote.model, quote.tier))
         if offer is None or not ticket.prefix:
             return Call(ticket, offer, NO_CACHE, ())
         counted = ticket.prefix[-1].tokens + REPLY_TOKENS
@@ -156,7 +157,6 @@ class PriceList:
             now_ms,
             input_tokens=int(counted * scale),
             scale=scale,
-            told=False,
         )
         return Call(
             ticket, offer, hope, self._cache.breakpoints(offer.model, offer.cache, ticket.prefix, now_ms)
@@ -207,17 +207,20 @@ class PriceList:
                 scale=scale,
             )
 
-        ask = partial(
-            quoter.quote,
-            ttl_ms=self._ttl_ms,
-            age_ms=age_ms,
-            cache=hope,
-            token_factor=factor,
-            token_margin=margin,
-            capacity=at.capacity,
-            firm=at.firm,
-        )
-        quote = ask(rfq, reduction=at.reduction)
+        def ask(rfq: RFQ, reduction: Reduction | None) -> Quote | Decline:
+            return quoter.quote(
+                rfq,
+                ttl_ms=self._ttl_ms,
+                age_ms=age_ms,
+                cache=hope,
+                reduction=reduction,
+                token_factor=factor,
+                token_margin=margin,
+                capacity=at.capacity,
+                firm=at.firm,
+            )
+
+        quote = ask(rfq, at.reduction)
         if isinstance(quote, Decline) or rfq.target is None:
             return quote
         return _toward_target(rfq, rfq.target, quote, quoter, at, ask)
@@ -227,6 +230,7 @@ class PriceList:
         if offers is not self._compiled:
             self._compiled = offers
             self._quoters = tuple(Quoter(offer, self._next_id) for offer in offers)
+            self._by_tier = {(offer.model, offer.tier): offer for offer in reversed(offers)}
             for (model, tier), speed in self._speeds.items():
                 self.observed(model, tier, speed)
         return self._quoters, age_ms
@@ -268,7 +272,7 @@ def _asked_for(rfq: RFQ, offer: Offer) -> bool:
 
 
 def _toward_target(
-    rfq: RFQ, target: Target, quote: Quote, quoter: Quoter, at: Standing, ask: Callable[..., Quote | Decline]
+    rfq: RFQ, target: Target, quote: Quote, quoter: Quoter, at: Standing, ask: Ask
 ) -> Quote | Decline:
     """What a second round gets: sooner where it is quicker just now, or where nobody knows how long the answer is to be."""
     given: Quote | Decline = quote
@@ -280,7 +284,7 @@ def _toward_target(
             tokens = quoter.longest_within(target.latency_ms)
             if tokens:
                 rfq = replace(rfq, max_output_tokens=min(tokens, quote.max_output_tokens))
-                given = ask(rfq, reduction=at.reduction)
+                given = ask(rfq, at.reduction)
     if isinstance(given, Quote) and target.nusd is not None and given.ceiling_nusd > target.nusd:
         given = _bargain(rfq, given, target.nusd, at, ask)
     return at_speed(given, quick) if quick is not None and isinstance(given, Quote) else given
@@ -291,7 +295,7 @@ def _bargain(
     quote: Quote,
     target_nusd: int,
     at: Standing,
-    ask: Callable[..., Quote | Decline],
+    ask: Ask,
 ) -> Quote | Decline:
     """The nearest that a seller goes toward a ceiling of ``target_nusd``: its price first, then a shorter answer.
 
@@ -300,15 +304,15 @@ def _bargain(
     """
     best = quote
     if at.reserve is not None:
-        lowest = ask(rfq, reduction=at.reserve)
+        lowest = ask(rfq, at.reserve)
         if isinstance(lowest, Quote):
             best = lowest
             if lowest.ceiling_nusd <= target_nusd:
-                full = ask(rfq, reduction=None)
+                full = ask(rfq, None)
                 assert isinstance(full, Quote), "the same offer was quoted with a reduction"
                 part = math.floor(1000 * target_nusd / full.ceiling_nusd)
                 toward = Reduction(DiscountKind.COUNTER, part, 1000, "second round: toward the target")
-                mild = ask(rfq, reduction=toward)
+                mild = ask(rfq, toward)
                 if isinstance(mild, Quote) and lowest.ceiling_nusd <= mild.ceiling_nusd <= target_nusd:
                     return mild
                 return lowest
@@ -320,4 +324,4 @@ def _bargain(
     tokens = left_nusd * TOKENS_PER_RATE // output_rate if output_rate else 0
     if tokens < OUTPUT_SLACK * best.expected_output_tokens:
         return quote
-    return ask(replace(rfq, max_output_tokens=tokens), reduction=at.reserve or at.reduction)
+    return ask(replace(rfq, max_output_tokens=tokens), at.reserve or at.reduction)

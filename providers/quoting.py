@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from .prefix_cache import NO_CACHE, CacheHope
 from .terms import (
     RFQ,
     TOKENS_PER_RATE,
@@ -32,9 +33,7 @@ from .terms import (
 
 __all__ = [
     "DEFAULT_OUTPUT_TOKENS",
-    "NO_CACHE",
     "P95",
-    "CacheHope",
     "Quoter",
     "Reduction",
     "quote_ids",
@@ -56,37 +55,6 @@ _BASIS: Final = {
     DiscountKind.BATCH: "batch tier instead of standard",
     DiscountKind.OFF_PEAK: "off-peak hours",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class CacheHope:
-    """What the seller's prompt cache is believed to do for a request, in the seller's own tokens.
-
-    read_tokens: read if it hits; hit: how probable that is; write_tokens: written and charged if it does not;
-    rewrite_tokens: written and charged if it does. left_ms: how long the entry lives. age_ms: since the prefix was sent.
-    calls: seen of this model.
-    """
-
-    read_tokens: int = 0
-    hit: float = 0.0
-    write_tokens: int = 0
-    rewrite_tokens: int = 0
-    left_ms: int | None = None
-    age_ms: int = 0
-    calls: int = 0
-
-    @property
-    def basis(self) -> str:
-        """The evidence in words."""
-        calls = f"{self.calls} call{'' if self.calls == 1 else 's'}"
-        return (
-            f"a prefix of {self.read_tokens} tokens was sent {self.age_ms // 1000} s ago; {self.hit:.0%} of such were"
-            f" read ({calls} seen)"
-        )
-
-
-NO_CACHE: Final = CacheHope()
-"""Nothing warm, nothing written."""
 
 
 @dataclass(frozen=True, slots=True)

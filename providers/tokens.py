@@ -81,16 +81,17 @@ def estimate_text(text: str) -> int:
 
 def count_text(text: str, vocabulary: str = REFERENCE) -> int:
     """Tokens of a text in a vocabulary, exact up to 65,536 characters; raises KeyError for an unknown one."""
-    if not text:
-        return 0
-    if len(text) <= MAX_COUNTED_CHARS:
+    size = len(text)
+    if size <= MAX_COUNTED_CHARS:
         # Roles and system prompts come again and again, short questions do not.
-        return _count(text, vocabulary) if 16 < len(text) < 256 else _count_kept(text, vocabulary)
+        if 16 < size < 256:
+            return _count(text, vocabulary)
+        return _count_kept(text, vocabulary) if size else 0
     third = MAX_COUNTED_CHARS // 3
-    middle = (len(text) - third) // 2
+    middle = (size - third) // 2
     slices = (text[:third], text[middle : middle + third], text[-third:])
     counted = sum(_count_kept(part, vocabulary) for part in slices)
-    return -(-counted * len(text) // (3 * third))
+    return -(-counted * size // (3 * third))
 
 
 def count_chat(body: Mapping[str, Any], vocabulary: str = REFERENCE) -> int:
@@ -173,9 +174,11 @@ def _read_input(given: Any) -> _Piece:
 
 
 def _read_message(message: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
-    texts: list[str] = [str(message.get("role", ""))]
+    role, content = str(message.get("role", "")), message.get("content")
+    if len(message) == 2 and isinstance(content, str):  # as nearly all
+        return (role, content), 0
+    texts: list[str] = [role]
     fixed = 0
-    content = message.get("content")
     if isinstance(content, str):
         texts.append(content)
     else:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from providers.prefix_cache import PRIOR_WEIGHT, PrefixCache
-from providers.quoting import NO_CACHE, CacheHope
+from providers.prefix_cache import NO_CACHE, PRIOR_WEIGHT, CacheHope, PrefixCache
 from providers.terms import CacheTerms, CacheWrites, PrefixMark, Usage
 
 FREE = CacheTerms(1_000, 100, 60_000, hit_prior=0.8)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from providers.quoting import NO_CACHE, CacheHope, Quoter, Reduction, quote_ids, quote_offer
+from providers.prefix_cache import NO_CACHE, CacheHope
+from providers.quoting import Quoter, Reduction, quote_ids, quote_offer
 from providers.terms import (
     RFQ,
     CacheTerms,
@@ -110,7 +111,7 @@ def test_tokens_counted_in_the_own_vocabulary_need_no_factor() -> None:
 
 def test_a_warm_prefix_is_a_discount_times_its_probability() -> None:
     """900 of 1,000 tokens warm at 80 %: 720 are expected at a tenth of the price, and the ceiling expects none."""
-    hope = CacheHope(read_tokens=900, hit=0.8, left_ms=10_000, basis="seen")
+    hope = CacheHope(read_tokens=900, hit=0.8, left_ms=10_000)
     warm = quote(replace(OFFER, cache=replace(CACHE, writes=CacheWrites.FREE)), cache=hope)
     assert [(line.kind, line.tokens) for line in warm.lines] == [
         (LineKind.INPUT, 280),
@@ -122,7 +123,7 @@ def test_a_warm_prefix_is_a_discount_times_its_probability() -> None:
     assert (saved.kind, saved.saves_nusd, saved.basis) == (
         DiscountKind.CACHE_HIT,
         4_000_000 - 2_704_000,
-        "seen",
+        hope.basis,
     )
     assert warm.ceiling_nusd == quote().ceiling_nusd
     assert warm.valid_for_ms == 10_000
@@ -169,7 +170,7 @@ def test_discounts_stack_and_add_up_to_the_list_price() -> None:
         OFFER, tier="flex", steps=(PriceStep(0, RATES.scaled(1, 2)),), list_steps=(PriceStep(0, RATES),)
     )
     idle = Reduction(DiscountKind.IDLE, 7, 10, "idle")
-    stacked = quote(cheap, cache=CacheHope(read_tokens=512, hit=0.5, basis="warm"), reduction=idle)
+    stacked = quote(cheap, cache=CacheHope(read_tokens=512, hit=0.5), reduction=idle)
     assert [saved.kind for saved in stacked.discounts] == [
         DiscountKind.CACHE_HIT,
         DiscountKind.IDLE,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
 from types import ModuleType
@@ -129,7 +128,7 @@ async def _gate(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     house = request.app[HOUSE]
-    call = Call(request, house, f"req_{secrets.token_hex(10)}")
+    call = Call(request, house, house.next_request_id())
     request[CALL] = call
     house.newcomers.spoke(request.protocol)
     if house.engine.tracing is not None:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from ..batch_office import BatchOffice
 from ..engine import Engine
 from ..events import Later
+from ..ids import numbered
 from ..telemetry import Telemetry
 from ..wire import describe_invalid
 from .auth import KEYLESS, Caller, Doorman
@@ -72,6 +73,7 @@ class House:
     routes: Sequence[Route] = ()
     newcomers: Newcomers = field(default_factory=Newcomers)
     feeds: Feeds = field(default_factory=Feeds)
+    next_request_id: Callable[[], str] = field(default_factory=lambda: numbered("req"))
     openapi: bytes = b""
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
