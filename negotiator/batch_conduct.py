@@ -9,29 +9,26 @@ import asyncio
 import logging
 import shutil
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from .batch_disk import read_json
-from .batch_files import StoredFiles
+from .batch_house import BatchHouse
 from .batch_lines import refused_line
 from .batch_outputs import write_outputs
 from .batch_progress import Pace, Progress
-from .batch_records import BatchRecord, BatchRecords
+from .batch_records import BatchRecord
 from .batch_report import batch_report, write_report
 from .batch_results import ResultFile, ResultTally
-from .batch_share import Share
 from .batch_validation import validate
 from .batches import BatchRun, Circumstances
-from .engine import Engine
 from .errors import InputInvalid, Reject, RejectCode
 from .events import Event
 from .plan_lines import RequestFile
 from .wire import PlanOptions, Terms
 
-__all__ = ["BatchHouse", "conduct"]
+__all__ = ["conduct"]
 
 logger = logging.getLogger("negotiator.batches")
 
@@ -54,24 +51,6 @@ _ENDINGS: Final = {
     "failed": ("batch_failed", "This request was not executed: the batch could not go on."),
     "completed": ("batch_failed", "This request has no result."),
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchHouse:
-    """What all batches of a server share. apart: where plans are solved. gate: bounds all calls in flight."""
-
-    engine: Engine
-    records: BatchRecords
-    files: StoredFiles
-    share: Share
-    gate: asyncio.Semaphore
-    max_lines: int
-    apart: Executor | None = None
-    closing: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def now_ms(self) -> int:
-        """The market's time."""
-        return self.engine.rooms.clock.now_ms()
 
 
 async def conduct(house: BatchHouse, record: BatchRecord) -> BatchRecord:

@@ -11,7 +11,7 @@ import logging
 from contextlib import suppress
 from typing import Final
 
-from .batch_conduct import BatchHouse, conduct
+from .batch_house import BatchHouse
 from .batch_records import BatchRecord
 from .errors import InputInvalid, StoreUnavailable
 
@@ -82,6 +82,8 @@ class BatchDesk:
             if len(self._tasks) >= self._running:
                 break
             if self._pauses.get(record.batch_id, (0.0, 0.0))[0] <= loop_s:
+                from .batch_conduct import conduct  # with all that plans and runs: most servers have no batch
+
                 self._tasks[record.batch_id] = asyncio.ensure_future(conduct(self._house, record))
                 self._tasks[record.batch_id].add_done_callback(lambda _: self.wake())
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from .batch_conduct import BatchHouse
 from .batch_desk import BatchDesk
 from .batch_files import StoredFiles
+from .batch_house import BatchHouse
 from .batch_records import BatchRecords
 from .batch_share import Share
 from .config import Config

@@ -42,7 +42,6 @@ from .order import (
     Settlement,
 )
 from .order_log import OrderLog, asked_kept
-from .quality import encode_features
 from .record import completion_from
 from .store import Store
 from .store_open import open_store
@@ -374,7 +373,11 @@ class Corridor:
         if prompts == "none":
             return kept
         text = prompt_text(job.order.body)
-        return kept | ({"prompt": text} if prompts == "text" else {"features": encode_features(text)})
+        if prompts == "text":
+            return kept | {"prompt": text}
+        from .quality import encode_features
+
+        return kept | {"features": encode_features(text)}
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from aiohttp import web
 
 from ..plan_lines import LineFault, PlanLine, read_lines
-from ..planning import PlannedBatch, plan_requests
 from ..wire import PlanOptions
 from .faults import ApiFault
 from .routes import NDJSON_TYPES, Answer, Call, route
 from .schemas import PlanRequest
 from .schemas_out import PlanOut
+
+if TYPE_CHECKING:
+    from ..planning import PlannedBatch
 
 __all__ = ["create_plan"]
 
@@ -41,6 +43,8 @@ async def create_plan(call: Call) -> Answer:
     Takes ``{requests, options}``, or lines in OpenAI's batch format with the options in the query. Lines, and plans
     of more than 2,000, come back as lines: one per request in their order, then ``{"summary": ...}``.
     """
+    from ..planning import plan_requests  # most servers make no plan
+
     lines, options = await _asked(call)
     house = call.house
     if house.planning >= MAX_WAITING:
