@@ -11,7 +11,7 @@ from .engine_book import Job
 __all__ = ["Recent"]
 
 MAX_ORDERS: Final = 5_000
-MAX_BYTES: Final = 8 * 2**20
+MAX_BYTES: Final = 4 * 2**20
 
 BYTES_PER_BYTE: Final = 3
 """What a parsed body takes in memory per byte of its JSON, about."""

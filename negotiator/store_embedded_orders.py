@@ -12,7 +12,7 @@ __all__ = ["MemoryOrders"]
 MAX_NOTE_BYTES: Final = 8 * 2**20
 """Answers and histories kept; beyond, the oldest are dropped and the ids that buyers made stay."""
 
-MAX_OWN_ORDERS: Final = 10_000
+MAX_OWN_ORDERS: Final = 2_500
 """Orders kept whose id the house made: nobody sends it again, so what is lost with the oldest is its history."""
 
 

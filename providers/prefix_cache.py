@@ -16,7 +16,7 @@ from .terms import CacheTerms, CacheWrites, PrefixMark, Usage
 
 __all__ = ["NO_CACHE", "CacheHope", "CacheScore", "PrefixCache"]
 
-MAX_PREFIXES: Final = 20_000
+MAX_PREFIXES: Final = 10_000
 """Prefixes remembered per seller; the least recently sent are forgotten first."""
 PRIOR_WEIGHT: Final = 4.0
 """The prior hit rate counts as much as this many calls."""

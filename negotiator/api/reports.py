@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
-from ..report_summary import GROUPINGS, accounts_in, report_from
 from ..wire_out import instant_out
 from .faults import ApiFault
 from .routes import Answer, Call, route
@@ -41,6 +40,8 @@ async def read_report(call: Call) -> Answer:
 
     From the order log where one is kept, so of all workers and earlier runs; else what this process saw.
     """
+    from ..report_summary import GROUPINGS  # with NumPy's side of reports: most servers are asked for none
+
     query: ReportQuery = call.query
     since_ms = 0 if query.since is None else _instant_ms(query.since)
     groupings = tuple(query.by.split(",")) if query.by else GROUPINGS
@@ -63,6 +64,8 @@ async def _from_log(
     call: Call, account: str | None, since_ms: int, groupings: Sequence[str]
 ) -> dict[str, Any]:
     """What the log of all workers tells; reading and solving happen in a process beside."""
+    from ..report_summary import accounts_in, report_from
+
     path, now_ms = str(call.engine.config.store.order_log), call.engine.rooms.clock.now_ms()
     call.engine.flush_log()
     loop, beside = asyncio.get_running_loop(), call.house.planner
