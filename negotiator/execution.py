@@ -8,7 +8,7 @@ the input and what was delivered; one whose call fails before its first token pa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -201,11 +201,14 @@ class Execution:
                 self._writing = asyncio.ensure_future(self._house.begin())
         return self._sellers[ticket.quote.provider].execute(ticket)
 
-    async def _begun(self) -> None:
-        """Nothing is let out before the store has written that a call began. Raises StoreError."""
-        if not self._written and self._writing is not None:
-            await self._writing
-            self._written = True
+    def _begun(self) -> Awaitable[None] | None:
+        """Nothing is let out before the store has written that a call began: what to wait for, None = it has."""
+        return None if self._written or self._writing is None else self._wait_written(self._writing)
+
+    async def _wait_written(self, writing: Awaitable[None]) -> None:
+        """Raises StoreError."""
+        await writing
+        self._written = True
 
     def _tell(self, call: Call) -> None:
         """Tell what is owed so far, beside the answer; one telling at a time."""

@@ -85,8 +85,8 @@ class Cutoff:
 class Call:
     """One attempt: ``async with`` around it notes and swallows what ends it, unless the buyer hung up.
 
-    cause: what ended it other than the seller (deadline, cancelled, store). start: makes the call. begun: waits until
-    it is written that it began. ended: told once, when ``error`` and ``cause`` are known.
+    cause: what ended it other than the seller (deadline, cancelled, store). start: makes the call. begun: what to wait
+    for until it is written that it began, None = it is. ended: told once, when ``error`` and ``cause`` are known.
     """
 
     __slots__ = (
@@ -97,6 +97,7 @@ class Call:
         "_ended",
         "_held",
         "_message",
+        "_over",
         "_pieces",
         "_size",
         "_start",
@@ -122,7 +123,7 @@ class Call:
         patience_ms: int | None,
         *,
         start: Callable[[Ticket], Awaitable[AsyncIterator[Delta]]],
-        begun: Callable[[], Awaitable[None]],
+        begun: Callable[[], Awaitable[None] | None],
         ended: Callable[[Call], None],
     ) -> None:
         self.candidate = candidate
@@ -132,6 +133,7 @@ class Call:
         self._begun = begun
         self._ended = ended
         self._pieces: AsyncIterator[Delta] | None = None
+        self._over = False
         self.left_ms = left_ms
         self._time = asyncio.get_running_loop().time
         self._begun_s = self._time()
@@ -168,8 +170,7 @@ class Call:
         swallowed = self._ended_by(error)
         self._cutoff.close()
         self._ended(self)
-        close = getattr(self._pieces, "aclose", None)
-        if close is not None:
+        if not self._over and (close := getattr(self._pieces, "aclose", None)) is not None:
             await close()
         return swallowed
 
@@ -179,8 +180,11 @@ class Call:
             self._pieces = await self._start(self.ticket)
         piece = await self._cutoff.next_of(self._pieces)
         if piece is None:
+            self._over = True
             return False
-        await self._begun()
+        writing = self._begun()
+        if writing is not None:
+            await writing
         self.add(piece)
         return True
 

@@ -47,8 +47,12 @@ class MessageBuilder:
     @property
     def empty(self) -> bool:
         """Whether nothing the model wrote has come yet."""
-        called = self._calls or "function_call" in self._message
-        return not called and not any(any(parts) for parts in self._texts.values())
+        if self._calls or "function_call" in self._message:
+            return False
+        for parts in self._texts.values():
+            if any(parts):
+                return False
+        return True
 
     def message(self) -> dict[str, Any]:
         """The message so far, in OpenAI chat shape."""

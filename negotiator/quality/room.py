@@ -24,6 +24,7 @@ TRAINED_ANSWERS = 100.0
 """What a trained predictor's level is worth against feedback: enough to resist noise, little enough to be moved."""
 _REFRESH_MS = 60_000
 _LENGTHS_MS = 250
+_LENGTHS_MAX = 256
 _CACHE_MAX = 256
 _CACHED_TEXT_MAX = 16_384
 _STATE_VERSION = 1
@@ -66,7 +67,7 @@ class Quality:
         self._evidence = Evidence(writer)
         self._adjustments: dict[tuple[tuple[str, ...], str], _Adjustment] = {}
         self._taught: list[str] = []
-        self._longer: set[str] = set()
+        self._lengths: list[tuple[str, str, int, str | None, int]] = []
         self._lengths_ms = 0
         self._predicted: dict[str, Estimate] = {}
 
@@ -123,14 +124,13 @@ class Quality:
         """Take one answer's length, reasoning included."""
         if output_tokens < 0:
             raise InputInvalid(f"output_tokens: expected 0 or more, was {output_tokens}")
-        name = bare_name(model)
-        _, _, length = self._expected(model, text)
-        ratio, now_ms = math.log((1.0 + output_tokens) / (1.0 + length)), self._clock_ms()
-        self._evidence.observe_length(name, task or "", ratio, now_ms)
-        self._longer.add(name)
+        self._lengths.append((model, task or "", output_tokens, text, self._clock_ms()))
+        if len(self._lengths) >= _LENGTHS_MAX:
+            self._take_lengths()
 
     def state(self) -> bytes:
         """All that was learnt, here and elsewhere, for :meth:`restore` after a restart or :meth:`merge` by others."""
+        self._take_lengths()
         return json.dumps(
             {"version": _STATE_VERSION, "writers": self._evidence.dump()},
             separators=(",", ":"),
@@ -140,6 +140,7 @@ class Quality:
         """Forget what this room knows and take a saved state; raises InputInvalid when it is none."""
         evidence = Evidence(self._evidence.writer)
         _merge(evidence, state)
+        self._lengths.clear()
         self._evidence = evidence
         self._adjustments.clear()
 
@@ -169,12 +170,16 @@ class Quality:
         one = self._predict(text)
         return float(one.mean[start.column]), start.worth, float(one.output_tokens[start.column])
 
-    def _take_lengths(self, now_ms: int) -> None:
+    def _take_lengths(self) -> None:
         """Lengths come with every answer and move estimates little: they are taken up together."""
-        for name in self._longer:
+        lengths, self._lengths = self._lengths, []
+        for model, task, output_tokens, text, at_ms in lengths:
+            _, _, length = self._expected(model, text)
+            ratio = math.log((1.0 + output_tokens) / (1.0 + length))
+            self._evidence.observe_length(bare_name(model), task, ratio, at_ms)
+        for name in {bare_name(model) for model, *_ in lengths}:
             self._forget(name)
-        self._longer.clear()
-        self._lengths_ms = now_ms
+        self._lengths_ms = self._clock_ms()
 
     def _forget(self, name: str) -> None:
         """Something was learnt of one model: what is cached of it will be renewed when it is next asked for."""
@@ -185,8 +190,8 @@ class Quality:
 
     def _adjustment(self, models: tuple[str, ...], task: str) -> _Adjustment:
         now_ms = self._clock_ms()
-        if self._longer and not 0 <= now_ms - self._lengths_ms < _LENGTHS_MS:
-            self._take_lengths(now_ms)
+        if self._lengths and not 0 <= now_ms - self._lengths_ms < _LENGTHS_MS:
+            self._take_lengths()
         known = self._adjustments.get((models, task))
         if known is not None and 0 <= now_ms - known.at_ms < _REFRESH_MS:
             if known.taught == len(self._taught):
