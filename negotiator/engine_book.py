@@ -92,7 +92,12 @@ async def ask(rooms: Rooms, job: Job) -> Book:
     order = job.order
     text = prompt_text(order.body) if rooms.quality.reads else ""
     estimate = rooms.quality.estimate(text, rooms.models, task=order.task)
-    weighed = read_chat(order.body, key=rooms.tenant_key(order.account), vocabularies=rooms.vocabularies)
+    weighed = read_chat(
+        order.body,
+        key=rooms.tenant_key(order.account),
+        vocabularies=rooms.vocabularies,
+        reference=rooms.reference,
+    )
     job.size_bytes = weighed.size_bytes
     job.rfq = rfq = _rfq(rooms, order, weighed, estimate)
     answers = await rooms.desk.ask(rfq)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -69,10 +69,15 @@ class Corridor:
         store: Store | None = None,
         seed: int = 0,
         apart: bool = False,
+        warm_up: Callable[[Sequence[Provider]], None] | None = None,
     ) -> None:
-        """sellers, store: instead of those configured; the store stays open. apart: prices come from a process beside."""
+        """sellers, store: instead of those configured; the store stays open. apart: prices come from a process beside.
+
+        warm_up: is shown the sellers before the store is opened, while nobody waits for this process.
+        """
         self.config = config
         self._apart = apart
+        self._warm_up = warm_up
         self._clock = clock or SystemClock()
         self._given_sellers = sellers
         self._given_store = store
@@ -96,15 +101,17 @@ class Corridor:
         return self
 
     async def _enter(self, opened: AsyncExitStack) -> Rooms:
-        url, store = self.config.store.url or "embedded://", self._given_store
-        if store is None:
-            store = await open_store(url, durability=self.config.store.durability, clock=self._clock)
-            opened.push_async_callback(store.aclose)
         sellers, simulated = self._given_sellers, False
         if sellers is None:
             sellers, simulated = build_sellers(self.config, self._clock, self._seed)
         for seller in sellers:
             opened.push_async_callback(seller.aclose)
+        if self._warm_up is not None:
+            self._warm_up(sellers)
+        url, store = self.config.store.url or "embedded://", self._given_store
+        if store is None:
+            store = await open_store(url, durability=self.config.store.durability, clock=self._clock)
+            opened.push_async_callback(store.aclose)
         # One process holds an embedded store: its name, and so what it learnt, is the same after a restart.
         worker = uuid.uuid4().hex[:12] if shared_by_workers(url) else "main"
         rooms = build_rooms(

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import orjson
@@ -76,7 +77,7 @@ class Delivery:
             reservation,
             sellers=rooms.sellers,
             house=weakref.proxy(self),  # a circle would keep all of it until the collector comes
-            count_tokens=count_text,
+            count_tokens=partial(count_text, vocabulary=rooms.reference),
             attempts=rooms.config.market.attempts,
         )
 

@@ -13,6 +13,7 @@ from providers.cached_answers import CachedAnswers
 from providers.clock import Clock
 from providers.dialect import ReportsWindows
 from providers.terms import RateKind, RateLimit, Rates
+from providers.tokens import reference_of
 
 from .affinity import Affinity
 from .capacity import Capacity
@@ -46,7 +47,7 @@ _LIMITS = (
 class Rooms:
     """One market's rooms and what they share.
 
-    models, vocabularies: of all offers when the market opened. key: secret of prefix marks, new at every start.
+    models, vocabularies: of all offers when the market opened. reference: the vocabulary prompts are counted in. key: secret of prefix marks, new at every start.
     next_rfq_id: names the next RFQ.
     """
 
@@ -68,6 +69,7 @@ class Rooms:
     cached: CachedAnswers
     models: tuple[str, ...]
     vocabularies: tuple[str, ...]
+    reference: str
     key: bytes
     next_rfq_id: Callable[[], str]
     tenant_keys: dict[str, bytes] = field(default_factory=dict)
@@ -103,6 +105,7 @@ def build_rooms(
         if isinstance(seller, ReportsWindows):
             seller.hear(capacity.correct)
     offers = [offer for seller in sellers for offer in seller.offers()]
+    vocabularies = tuple(sorted({offer.vocabulary for offer in offers}))
     return Rooms(
         config=config,
         clock=clock,
@@ -127,7 +130,8 @@ def build_rooms(
         shelf=Shelf(),
         cached=cached,
         models=tuple(sorted({offer.model for offer in offers})),
-        vocabularies=tuple(sorted({offer.vocabulary for offer in offers})),
+        vocabularies=vocabularies,
+        reference=reference_of(vocabularies),
         key=secrets.token_bytes(32),
         next_rfq_id=numbered("rfq"),
     )

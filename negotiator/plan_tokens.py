@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from providers.terms import Offer
-from providers.tokens import REFERENCE, VOCABULARIES, count_text
+from providers.tokens import VOCABULARIES, count_text, reference_of
 
 __all__ = ["Counts", "Guess", "Texts", "count_tokens", "fit_guess", "used_vocabularies"]
 
@@ -38,7 +38,10 @@ class Guess:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Counts:
-    """Tokens of n lines, int64[n] by vocabulary. counted: bool[n], the others are estimates, ``guess`` says how good."""
+    """Tokens of n lines, int64[n] by vocabulary, the reference first.
+
+    counted: bool[n], the others are estimates, ``guess`` says how good.
+    """
 
     tokens: Mapping[str, Ints]
     counted: npt.NDArray[np.bool_]
@@ -46,19 +49,25 @@ class Counts:
 
     def of(self, vocabulary: str) -> tuple[Ints, Ints | None]:
         """Tokens in the reference vocabulary, and in this one where it is another that can be counted."""
-        own = None if vocabulary == REFERENCE else self.tokens.get(vocabulary)
-        return self.tokens[REFERENCE], own
+        own = None if vocabulary == self._reference else self.tokens.get(vocabulary)
+        return self.tokens[self._reference], own
 
     def off(self, vocabulary: str) -> float:
         """How far an estimate may be from the count, as a share; 0 = all are counted."""
         if self.guess is None:
             return 0.0
-        return self.guess.off.get(vocabulary, self.guess.off[REFERENCE])
+        return self.guess.off.get(vocabulary, self.guess.off[self._reference])
+
+    @property
+    def _reference(self) -> str:
+        return next(iter(self.tokens))
 
 
 def used_vocabularies(offers: Iterable[Offer]) -> tuple[str, ...]:
-    """The vocabularies that offers are priced in and that can be counted, the reference always among them."""
-    return tuple(sorted({REFERENCE, *(offer.vocabulary for offer in offers)} & VOCABULARIES.keys()))
+    """The reference vocabulary of offers, then the others that they are priced in and that can be counted."""
+    named = {offer.vocabulary for offer in offers}
+    reference = reference_of(named)
+    return reference, *sorted((named & VOCABULARIES.keys()) - {reference})
 
 
 def count_tokens(texts: Texts, vocabularies: Sequence[str], guess: Guess | None = None) -> Counts:

@@ -27,7 +27,7 @@ from .keys import Key, KeyRing
 from .openai_faults import MAX_DETAIL_CHARS
 from .sse import Event, EventReader
 from .terms import Delta, LineKind, Offer, Ticket, Usage
-from .tokens import REFERENCE, VOCABULARIES, count_text
+from .tokens import VOCABULARIES, count_text, reference_of
 
 __all__ = ["MAX_KEYS_TRIED", "SHAPES", "USAGE_GRACE_MS", "Calls", "Done"]
 
@@ -229,7 +229,9 @@ def _counted(last: Delta, seen: Sequence[Mapping[str, Any]], ticket: Ticket, off
 def _tokens_of(text: str, offer: Offer | None) -> int:
     if offer is not None and offer.vocabulary in VOCABULARIES:
         return count_text(text, offer.vocabulary)
-    return round(count_text(text, REFERENCE) * (1.0 if offer is None else offer.token_factor))
+    if offer is None:
+        return count_text(text)
+    return round(count_text(text, reference_of((offer.vocabulary,))) * offer.token_factor)
 
 
 def _writes(delta: Delta) -> bool:

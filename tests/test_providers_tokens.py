@@ -13,14 +13,16 @@ from providers.tokens import (
     MAX_COUNTED_CHARS,
     MAX_MARKS,
     MESSAGE_TOKENS,
+    REFERENCE,
     REPLY_TOKENS,
+    UNKNOWN,
     VOCABULARIES,
     count_chat,
     count_text,
-    estimate_chat,
     estimate_text,
     prefix_marks,
     read_chat,
+    reference_of,
 )
 
 HELLO = {"role": "user", "content": "Hello, world!"}  # Hello|,| world|! and "user": 5 tokens in o200k
@@ -78,19 +80,40 @@ def test_tools_schema_and_images_weigh() -> None:
         assert count_chat({"messages": [{"role": "user", "content": content}]}) == plain + weight
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Compare the two offers, say which one is better, and never guess: name your source.",
+        "def median(values):\n    ordered = sorted(values)\n    return ordered[len(ordered) // 2]\n",
+        "Guten Tag! Heute besprechen wir, warum sich die Preise stündlich ändern.",
+        "Привет, мир! Сегодня мы обсудим, почему цены на вычисления меняются каждый час.",
+        "买家希望用最少的钱得到最好的答案。请用三句话总结下面的文章,并说明它的主要论点。",
+        "खरीदार अपने पैसे के लिए सबसे अच्छा उत्तर चाहता है।",
+        '{"prices": [1250, 975, 3100], "currency": "USD", "valid": true}',
+    ],
+)
+def test_an_estimate_is_within_a_third_of_the_count(text: str) -> None:
+    """Without a vocabulary, for prose in several languages, code and JSON."""
+    assert count_text(text) * 2 / 3 <= estimate_text(text) <= count_text(text) * 4 / 3
+
+
 @given(st.text(max_size=400))
-def test_the_estimate_is_a_quarter_of_the_bytes_and_ten_percent(text: str) -> None:
-    """Never below, by arithmetic: ceil(1.1 x bytes / 4)."""
-    size = len(text.encode("utf-8", "surrogatepass"))
-    assert estimate_text(text) == -(-size * 11 // 40)
+def test_an_estimate_of_two_texts_is_that_of_each(text: str) -> None:
+    """It adds up but for rounding, counts nothing as nothing, and is what a count in the unknown vocabulary is."""
+    assert estimate_text(text) <= estimate_text(text[:100]) + estimate_text(text[100:])
+    assert estimate_text(text) >= estimate_text(text[:100]) + estimate_text(text[100:]) - 1
+    assert estimate_text("") == 0
+    assert count_text(text, UNKNOWN) == estimate_text(text)
 
 
-def test_the_estimate_of_a_chat_is_near_its_count() -> None:
-    """For plain English, stage 0 is above and within a third."""
-    body = {
-        "messages": [{"role": "user", "content": "Compare the two offers and say which one is better. " * 60}]
-    }
-    assert count_chat(body) <= estimate_chat(body) <= count_chat(body) * 4 / 3
+def test_a_market_that_nobody_can_count_for_estimates() -> None:
+    """One vendor whose tokens relate to the reference vocabulary is enough to count in it."""
+    assert reference_of(("unknown",)) == UNKNOWN
+    assert reference_of(("unknown", "claude")) == reference_of(("llama3",)) == reference_of(()) == REFERENCE
+    body = {"messages": [HELLO]}
+    read = read_chat(body, key=KEY, vocabularies=("unknown",), reference=UNKNOWN)
+    assert read.input_tokens == count_chat(body, UNKNOWN)
+    assert read.by_vocabulary == {}
 
 
 def test_reading_a_chat_once_gives_what_counting_it_gives() -> None:

@@ -10,7 +10,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,8 +19,9 @@ from typing import Final
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from providers.base import Provider
 from providers.clock import SystemClock
-from providers.tokens import REFERENCE, VOCABULARIES, count_text
+from providers.tokens import VOCABULARIES, count_text, reference_of
 
 from ..batch_office import BatchOffice, open_office
 from ..config import Config
@@ -241,9 +242,10 @@ def _spare_the_collector() -> None:
     gc.set_threshold(*COLLECT_AFTER)
 
 
-def _warm_up(vocabularies: Iterable[str]) -> None:
+def _warm_up(sellers: Sequence[Provider]) -> None:
     """Load now what the first request would wait for: vocabularies, and what they need for words they do not have."""
-    for vocabulary in VOCABULARIES.keys() & set(vocabularies):
+    sold_in = {offer.vocabulary for seller in sellers for offer in seller.offers()}
+    for vocabulary in (sold_in | {reference_of(sold_in)}) & VOCABULARIES.keys():
         count_text("qzx" * 10, vocabulary)
 
 
@@ -255,11 +257,11 @@ async def serve_until_told(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    _warm_up([REFERENCE])  # while nobody waits for this process: neither buyers nor a store's answers
-    async with Engine.open(config, clock=SystemClock(), apart=True) as engine:
-        _warm_up(engine.rooms.vocabularies)
-        async with serve(engine, reuse_port=reuse_port) as at:
-            _spare_the_collector()
-            if ready is not None:
-                ready(at)
-            await told.wait()
+    async with (
+        Engine.open(config, clock=SystemClock(), apart=True, warm_up=_warm_up) as engine,
+        serve(engine, reuse_port=reuse_port) as at,
+    ):
+        _spare_the_collector()
+        if ready is not None:
+            ready(at)
+        await told.wait()
