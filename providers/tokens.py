@@ -17,7 +17,6 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from .quick import quick
 from .terms import PrefixMark
 
 __all__ = [
@@ -84,7 +83,6 @@ FIRST_MARKS: Final = 8
 """Of a long conversation the first marks and the newest are kept."""
 
 
-@quick
 @dataclass(frozen=True, slots=True)
 class ChatTokens:
     """What a request weighs: tokens in the reference vocabulary and in others asked for, its prefixes, its JSON."""
