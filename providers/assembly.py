@@ -49,10 +49,7 @@ class MessageBuilder:
         """Whether nothing the model wrote has come yet."""
         if self._calls or "function_call" in self._message:
             return False
-        for parts in self._texts.values():
-            if any(parts):
-                return False
-        return True
+        return "".join(map("".join, self._texts.values())) == ""
 
     def message(self) -> dict[str, Any]:
         """The message so far, in OpenAI chat shape."""
