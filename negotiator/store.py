@@ -263,12 +263,16 @@ class LeaseAsk:
 
     per_ms 0 = concurrency: slots in use at once. Here ``want`` is all the worker needs, those in use included, and the
     grant replaces its earlier one; slots come back when given back or when the worker's lease ends.
+
+    spare: how much beyond ``want`` the worker likes to hold; of what is left then it gets at most half, so that those
+    who ask next find some.
     """
 
     key: str
     amount: int
     per_ms: int
     want: int
+    spare: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

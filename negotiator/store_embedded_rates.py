@@ -49,10 +49,12 @@ class _Window:
         for grants in self.buckets.values():
             grants.pop(worker, None)
 
-    def grant(self, worker: str, want: int, until_ms: int) -> int:
+    def grant(self, worker: str, want: int, spare: int, until_ms: int) -> int:
         if self.per_ms == 0:
             self.drop(worker)
-        granted = max(0, min(want, self.amount - self.taken()))
+        left = max(0, self.amount - self.taken())
+        granted = min(want, left)
+        granted += min(spare, (left - granted) // 2)
         if granted:
             grants = self.buckets.setdefault(until_ms // self.width_ms, {})
             grants[worker] = grants.get(worker, 0) + granted
@@ -90,7 +92,9 @@ class MemoryRates:
             window.buckets.clear()
         window.amount, window.per_ms = ask.amount, ask.per_ms
         window.expire(now_ms)
-        return Lease(key=ask.key, granted=window.grant(worker, ask.want, until_ms), until_ms=until_ms)
+        return Lease(
+            key=ask.key, granted=window.grant(worker, ask.want, ask.spare, until_ms), until_ms=until_ms
+        )
 
     def give_back(self, worker: str, unused: Sequence[Unused], now_ms: int) -> None:
         """Return what was leased and not used, to the lease it was part of."""

@@ -45,17 +45,20 @@ local function count_in(key, per, ending, who, count)
   if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, ttl) end
 end
 
--- KEYS: windows. ARGV: 5 until, then amount, per and want of each
+-- KEYS: windows. ARGV: 5 until, then amount, per, want and spare of each
 function verbs.lease()
   local till, granted = tonumber(ARGV[5]), {}
   for i, key in ipairs(KEYS) do
-    local amount, per, want = tonumber(ARGV[3 + 3 * i]), tonumber(ARGV[4 + 3 * i]), tonumber(ARGV[5 + 3 * i])
+    local amount, per = tonumber(ARGV[2 + 4 * i]), tonumber(ARGV[3 + 4 * i])
+    local want, spare = tonumber(ARGV[4 + 4 * i]), tonumber(ARGV[5 + 4 * i])
     local before = redis.call('HGET', key, 'per')
     if before and tonumber(before) ~= per then redis.call('DEL', key) end
     redis.call('HSET', key, 'amount', amount, 'per', per)
     local list, sum = grants(key, per)
     if per == 0 then sum = drop(key, list, sum, worker) end
-    local grant = math.max(0, math.min(want, amount - sum))
+    local left = math.max(0, amount - sum)
+    local grant = math.min(want, left)
+    grant = grant + math.min(spare, math.floor((left - grant) / 2))
     count_in(key, per, till, worker, grant)
     granted[i] = grant
   end

@@ -39,7 +39,8 @@ class RedisRates:
         for numbers in groups:
             args: list[int] = [until_ms]
             for number in numbers:
-                args += [asks[number].amount, asks[number].per_ms, asks[number].want]
+                ask = asks[number]
+                args += [ask.amount, ask.per_ms, ask.want, ask.spare]
             answers.append(self._run("lease", [windows[number] for number in numbers], worker, now_ms, args))
         granted = [0] * len(asks)
         for numbers, answer in zip(groups, await asyncio.gather(*answers), strict=True):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from negotiator.capacity import Capacity, Slot
-from negotiator.capacity_leases import LEASE_MS
+from negotiator.capacity_leases import LEASE_MS, SPARE
 from negotiator.errors import StoreUnavailable
 from negotiator.events import Event, discard
 from negotiator.limits import Full, Load
@@ -136,6 +136,28 @@ def test_workers_together_never_exceed_a_limit_and_use_most_of_it(seed: int) -> 
     run_virtual(scene())
 
 
+def test_calls_that_come_by_chance_find_room_that_is_there() -> None:
+    """Four workers, calls at random instants at half of a limit: nearly none is turned away for want of a lease."""
+
+    async def scene() -> None:
+        fleet, rng = Fleet(4, {"a": [RateLimit(RateKind.REQUESTS, 200, 60_000)]}), random.Random(3)
+        asked = found = 0
+
+        async def buyers() -> None:
+            nonlocal asked, found
+            while len(fleet.taken) < 150:
+                await asyncio.sleep(rng.expovariate(100 / 60))
+                worker = rng.randrange(4)
+                asked += 1
+                found += fleet.workers[worker].lacks("a", "m", CALL) is None
+                assert await fleet.call(worker)
+
+        await kept(fleet, buyers())
+        assert found >= 0.9 * asked
+
+    run_virtual(scene())
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_window_of_a_second_is_used_too(seed: int) -> None:
     """Two workers at twice a limit per second, calls that end shorter than they said: most of it is used, never more."""
@@ -245,7 +267,7 @@ def test_a_store_that_is_away_lets_no_call_through_and_is_told_once() -> None:
 
 
 def test_what_the_vendor_says_reaches_all_workers() -> None:
-    """One worker hears from the vendor that 5 of 100 requests are left: all workers together get no more."""
+    """One worker hears from the vendor that 5 of 100 requests are left: all get no more, beside what was leased before."""
 
     async def scene() -> None:
         fleet = Fleet(2, {"a": [RateLimit(RateKind.REQUESTS, 100, PERIOD_MS)]})
@@ -253,7 +275,7 @@ def test_what_the_vendor_says_reaches_all_workers() -> None:
         fleet.workers[0].correct("a", "m", [Report(RateKind.REQUESTS, 100, 5, None, PERIOD_MS)])
         await fleet.workers[0].refill()
         served = [await fleet.call(k % 2) for k in range(20)]
-        assert served.count(True) <= 5
+        assert served.count(True) <= 5 + 100 // SPARE, "and what the other had to spare"
 
     run_virtual(scene())
 

@@ -512,6 +512,13 @@ async def test_workers_share_a_limit_and_it_comes_back_a_window_later(store: Sto
     assert await granted(store, "w2", ask(100, 500), T0 + 63_000) == 100
 
 
+async def test_what_is_to_spare_is_shared_by_halves(store: Store) -> None:
+    """20 are needed and as many as possible to spare: half of the 80 left, then half of what the next one leaves."""
+    for worker, got in (("w1", 20 + 40), ("w2", 20 + 10), ("w3", 10), ("w4", 0)):
+        wish = replace(ask(100, 20), spare=100)
+        assert await granted(store, worker, wish, T0) == got
+
+
 async def test_what_was_not_used_goes_to_others_at_once(store: Store) -> None:
     """A worker gives back 30 of its 60; it cannot give back more than it had."""
     await granted(store, "w1", ask(100, 60), T0)
