@@ -106,6 +106,28 @@ def test_few_prompts_move_all_models_alike(tmp_path: Path) -> None:
     assert np.ptp(apart) < 1e-5
 
 
+def test_named_tasks_steady_the_differences(tmp_path: Path) -> None:
+    """With tasks named, differences between models on new prompts err at most half as much; shuffled names cost nothing."""
+    made = outcomes(tmp_path, 800)
+    fresh = [row["prompt"] for row in rows(400, seed=1)]
+
+    def topic(prompt: str) -> int:
+        return int(not set(WORDS[1]).isdisjoint(prompt.split()))
+
+    truth = np.array([[TRUTH[model][topic(text)] for model in made.models] for text in fresh])
+    topics = [str(topic(row["prompt"])) for row in rows(800)]
+
+    def error(tasks: list[str]) -> float:
+        mean = fit_model(replace(made, tasks=tuple(tasks))).estimate_texts(fresh).mean
+        miss = mean - truth
+        return float(((miss - miss.mean(axis=1, keepdims=True)) ** 2).mean())
+
+    unnamed = error([""] * 800)
+    assert error(topics) < 0.5 * unnamed
+    shuffled = [topics[i] for i in np.random.default_rng(0).permutation(800)]
+    assert error(shuffled) < 1.05 * unnamed
+
+
 def test_folds_keep_equal_prompts_together(tmp_path: Path) -> None:
     """A prompt that occurs twice is in one fold, so its outcome cannot be looked up."""
     made = rows(60)

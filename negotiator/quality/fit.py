@@ -1,13 +1,17 @@
-"""Fit the predictor: latent basis, ridge in rotated outcomes, ridge on the grams, one shared calibration. Needs SciPy.
+"""Fit the predictor: latent basis, ridge in rotated outcomes, ridge on the grams, means per task, one calibration. Needs SciPy.
 
 The outcome matrix is centred and rotated by the eigenvectors of its covariance; every rotated column gets its own
 penalty by exact leave-one-out. The first column is the difficulty all models share and is easy to predict; the others
 are the differences routing lives on and are shrunk much harder. Each model calibrated by itself would undo that
 shrinkage, so only their common level is.
+
+Where outcomes name tasks, the differences are drawn towards those of the task that the prompt looks like, by the share
+that predicts rows left out best: much with few rows and many models, nothing where words alone say more.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +29,10 @@ DIMS_MAX, DIMS_MIN, ROWS_PER_DIM = 96, 16, 8
 LEAST_DOCUMENTS = 3
 LEAST_PROMPTS = 300
 """With fewer labelled prompts differences between models are not learnt: routing on them loses to the best single."""
-GRAM_SHARE, GRAM_PENALTY, GRAM_STEPS, GRAM_PARTS = 0.35, 20.0, 15, 3
+GRAM_SHARE, GRAM_STEPS, GRAM_PARTS = 0.35, 15, 3
+GRAM_PENALTY, GRAM_LEVEL_PENALTY = 20.0, 8.0
+"""Of differences between models, and of the level they share, which is easier to predict."""
+TASK_ROWS_MIN, TASK_ANSWERS, TASKS_MAX = 30, 20.0, 64
 UNKNOWN_LENGTH = 250.0
 """Tokens expected of a model none of whose answers' lengths were recorded; three times as many is its p95."""
 LATENT_POWER, HAND_WEIGHT = 0.5, 0.5
@@ -47,15 +54,17 @@ def fit_model(outcomes: Outcomes, *, seed: int = 0, notes: dict[str, Any] | None
 
     quality, ridge = _completed(features, outcomes.quality)
     mean = quality.mean(axis=0)
-    share = 0.0 if few else GRAM_SHARE
-    weights, shared = _grams_word(grams.matrix, quality, ridge, share, seed)
-    slope, offset = _logistic(shared, quality.mean(axis=1))
+    words = _gram_words(grams.matrix, quality, ridge, seed)
+    slope, offset = _logistic(words.level_left_out, quality.mean(axis=1))
+    task = _nothing(ridge) if few else _task_word(features, outcomes.tasks, quality, ridge, words)
+    kept = 0.0 if few else 1.0 - task.share
+    weights = kept * GRAM_SHARE * words.apart + words.level
     length, *lengths = _length(features, outcomes.output_tokens)
     grid, step, unit = _quantised(np.concatenate((directions, weights), axis=1))
     return Model(
         outcomes.models,
         Basis(grams.idf, grams.row, step, unit, grid, hand_mean, hand_scale.astype(np.float32)),
-        _head(ridge, int(np.argmax(mean)), 0.0 if few else 1.0 - share),
+        _head(ridge, int(np.argmax(mean)), kept * (1.0 - GRAM_SHARE), task),
         length,
         Level(
             mean,
@@ -109,7 +118,7 @@ def _directions(matrix: Any, dims: int, seed: int) -> tuple[Single, Single]:
     return right * scale.astype(np.float32), latent * scale.astype(np.float32)
 
 
-def _gram_ridge(matrix: Any, targets: FloatArray, penalty: float = GRAM_PENALTY) -> Single:
+def _gram_ridge(matrix: Any, targets: FloatArray, penalty: Single) -> Single:
     """Ridge weights, columns of ``matrix`` x columns of ``targets``, by conjugate gradients on the dual."""
     goal = targets.astype(np.float32)
     transposed = matrix.T.tocsr()
@@ -164,34 +173,79 @@ def _ridge(features: FloatArray, outcomes: FloatArray) -> _Ridge:
     return _Ridge(centre, axes, intercept, weights @ back, left_out @ back + intercept, gain, rotation, noise)
 
 
-def _head(ridge: _Ridge, best: int, apart: float = 1.0) -> Head:
+@dataclass(frozen=True, slots=True, eq=False)
+class _TaskWord:
+    """What the task a prompt looks like says of each model: a share of all differences, linear in the features."""
+
+    share: float
+    weights: FloatArray
+    offset: FloatArray
+
+
+def _nothing(ridge: _Ridge) -> _TaskWord:
+    return _TaskWord(0.0, np.zeros_like(ridge.weights), np.zeros_like(ridge.intercept))
+
+
+def _head(ridge: _Ridge, best: int, apart: float, task: _TaskWord) -> Head:
     """The ridge as served; ``apart``: the share of the differences between models that is its own word."""
     rotation = ridge.rotation
     own, against = rotation**2 * ridge.noise, (rotation - rotation[best]) ** 2 * ridge.noise
     shared = ridge.weights.mean(axis=1, keepdims=True)
-    weights = shared + apart * (ridge.weights - shared)
-    arrays = (ridge.centre, ridge.axes, ridge.intercept, weights, ridge.gain, own, against * (apart > 0.0))
+    weights = shared + apart * (ridge.weights - shared) + task.share * task.weights
+    intercept = ridge.intercept + task.share * task.offset
+    arrays = (ridge.centre, ridge.axes, intercept, weights, ridge.gain, own, against * (apart > 0.0))
     return Head(*(array.astype(np.float32) for array in arrays))
 
 
-def _grams_word(
-    matrix: Any, quality: FloatArray, ridge: _Ridge, share: float, seed: int
-) -> tuple[Single, FloatArray]:
-    """What the grams add per model, columns of ``matrix`` x models; the level all models share, left out.
+@dataclass(frozen=True, slots=True, eq=False)
+class _GramWords:
+    """Weights of the grams, columns of the matrix x models, and what they say of rows left out.
 
-    They share the differences between models with the ridge, and correct the level by what it left over.
+    apart: of the differences between models. level: what the ridge left over of the level all models share.
     """
-    target = quality.mean(axis=1)
+
+    apart: Single
+    level: Single
+    apart_left_out: FloatArray
+    level_left_out: FloatArray
+
+
+def _gram_words(matrix: Any, quality: FloatArray, ridge: _Ridge, seed: int) -> _GramWords:
+    """They share the differences between models with the ridge, and correct the level by what it left over."""
     level = ridge.left_out.mean(axis=1)
-    rest = (target - level)[:, None]
-    apart = quality - quality.mean(axis=0)
-    apart -= apart.mean(axis=1, keepdims=True)
-    weights = _gram_ridge(matrix, np.concatenate((share * apart, rest), axis=1))
-    part = np.random.default_rng(seed).permutation(len(target)) % GRAM_PARTS
+    targets = np.column_stack((_apart(quality), quality.mean(axis=1) - level))
+    penalty = np.array([GRAM_PENALTY] * quality.shape[1] + [GRAM_LEVEL_PENALTY], dtype=np.float32)
+    weights, left_out = _gram_ridge(matrix, targets, penalty), np.empty_like(targets)
+    part = np.random.default_rng(seed).permutation(len(targets)) % GRAM_PARTS
     for k in range(GRAM_PARTS):
         others, here = np.flatnonzero(part != k), np.flatnonzero(part == k)
-        level[here] += (matrix[here] @ _gram_ridge(matrix[others], rest[others]))[:, 0]
-    return weights[:, :-1] + weights[:, -1:], level
+        left_out[here] = matrix[here] @ _gram_ridge(matrix[others], targets[others], penalty)
+    return _GramWords(weights[:, :-1], weights[:, -1:], left_out[:, :-1], level + left_out[:, -1])
+
+
+def _apart(values: FloatArray) -> FloatArray:
+    """Differences between models beyond the usual ones: rows and columns with mean zero."""
+    centred = values - values.mean(axis=0)
+    return np.asarray(centred - centred.mean(axis=1, keepdims=True), dtype=np.float64)
+
+
+def _task_word(
+    features: FloatArray, tasks: Sequence[str], quality: FloatArray, ridge: _Ridge, words: _GramWords
+) -> _TaskWord:
+    """Differences per task, shrunk; which task it is, by a ridge; the share that errs least on rows left out."""
+    names, number, count = np.unique(np.array(tasks), return_inverse=True, return_counts=True)
+    order = np.argsort(-count, kind="stable")[:TASKS_MAX]
+    kept = order[(count[order] >= TASK_ROWS_MIN) & (names[order] != "")]
+    if len(kept) < 2:
+        return _nothing(ridge)
+    member = (number[:, None] == kept).astype(np.float64)
+    target = _apart(quality)
+    means = member.T @ target / (count[kept][:, None] + TASK_ANSWERS)
+    recognised = _ridge(features, member)
+    fine = (1.0 - GRAM_SHARE) * _apart(ridge.left_out) + GRAM_SHARE * words.apart_left_out
+    turn = recognised.left_out @ means - fine
+    share = float(np.clip(((target - fine) * turn).sum() / max((turn**2).sum(), 1e-12), 0.0, 1.0))
+    return _TaskWord(share, recognised.weights @ means, recognised.intercept @ means)
 
 
 def _logistic(predicted: FloatArray, outcome: FloatArray) -> tuple[float, float]:
@@ -240,7 +294,7 @@ def _length(features: FloatArray, tokens: FloatArray) -> tuple[Head, FloatArray,
         mean[j] = tokens[seen, j].mean()
         factor[j] = mean[j] / max(np.expm1(guess).mean(), 1e-9)
         p95[j] = np.quantile(logs[seen, j] - guess, 0.95)
-    return _head(ridge, 0), mean, factor, p95
+    return _head(ridge, 0, 1.0, _nothing(ridge)), mean, factor, p95
 
 
 def _quantised(numbers: Single) -> tuple[npt.NDArray[np.int8], Single, Single]:
