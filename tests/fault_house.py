@@ -103,10 +103,10 @@ class Buyer:
         return outcome
 
     async def insist(self, number: int, **given: Any) -> str:
-        """Buy, and come again as clients do where the ledger was away for a moment, as on a machine that is very busy."""
+        """Buy, and come again as clients do where ledger or leases were late, as on a machine that is very busy."""
         for _ in range(10):
             outcome = await self.buy(number, **given)
-            if outcome not in ("LEDGER_UNAVAILABLE", "IN_PROGRESS"):
+            if outcome not in ("LEDGER_UNAVAILABLE", "IN_PROGRESS", "CAPACITY_EXHAUSTED"):
                 break
             await asyncio.sleep(0.5)
         return outcome
@@ -129,8 +129,15 @@ class Buyer:
             return 0, None
 
     async def balance(self, account: str) -> dict[str, int]:
-        """Posted, pending and budget, nano-dollars. Raises AssertionError where both exceed the budget."""
-        status, told = await self.get(f"/v1/accounts/{account}")
+        """Posted, pending and budget, nano-dollars. Raises AssertionError where both exceed the budget.
+
+        A connection that breaks while workers join or leave the port is made again.
+        """
+        for _ in range(10):
+            status, told = await self.get(f"/v1/accounts/{account}")
+            if status:
+                break
+            await asyncio.sleep(0.2)
         assert status == 200, told
         balance = {key: parse_usd(told[f"{key}_usd"]) for key in ("posted", "pending", "budget")}
         assert balance["posted"] + balance["pending"] <= balance["budget"], f"{account} is overspent: {told}"

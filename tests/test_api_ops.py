@@ -20,7 +20,6 @@ import pytest
 from api_house import ANSWER, CHAT, PIECES, api_house, until
 from click.testing import CliRunner
 from openapi_pydantic import OpenAPI
-from valkey_servers import one_server_url
 
 from negotiator.api.app import ROUTES
 from negotiator.api.openapi_document import openapi_bytes
@@ -197,39 +196,6 @@ async def test_the_command_serves_and_stops() -> None:
         _, said = await asyncio.wait_for(running.communicate(), 30)
     assert running.returncode == 0
     assert url.encode() in said
-
-
-@pytest.mark.slow
-async def test_workers_share_a_port_and_a_ledger() -> None:
-    """Two processes on one port and one ledger in Redis: an account's money is one, and a worker that dies is replaced."""
-    options = ("--workers", "2", "--quiet", "--store")
-    with one_server_url() as store:
-        await _workers_share(options, store)
-
-
-async def _workers_share(options: tuple[str, ...], store: str) -> None:
-    async with process(*options, store) as (_, url):
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
-            account = {"budget_usd": "0.01"}
-            async with session.put(f"{url}/v1/accounts/team", json=account) as answer:
-                assert answer.status == 200, await answer.text()
-
-            async def buy(number: int) -> int:
-                body = {**CHAT, "negotiator": {"account": "team", "budget_usd": "0.004"}}
-                async with session.post(f"{url}/v1/chat/completions", json=body) as answer:
-                    return answer.status
-
-            statuses = await asyncio.gather(*map(buy, range(20)))
-            async with session.get(f"{url}/v1/accounts/team") as answer:
-                balance = await answer.json()
-            async with session.get(f"{url}/metrics") as answer:
-                lines = (await answer.text()).splitlines()
-        assert set(statuses) <= {200, 402, 429}
-        assert statuses.count(200) >= 2
-        assert float(balance["posted_usd"]) <= 0.01
-        assert balance["pending_usd"] == "0"
-        settled = [line.rsplit(" ", 1)[1] for line in lines if "orders_total" in line and "SETTLED" in line]
-        assert sum(map(float, settled)) == statuses.count(200), "any worker tells of all"
 
 
 def test_several_workers_need_a_shared_store() -> None:

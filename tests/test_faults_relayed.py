@@ -61,5 +61,6 @@ async def test_a_worker_killed_mid_stream_costs_what_it_relayed(tmp_path: Path) 
                     posted_nusd = (await buyer.balance("team"))["posted"]
             assert not audit(shared.url)
     assert QUOTED_INPUT * INPUT_NUSD + TOKENS * OUTPUT_NUSD >= held_nusd > sent_nusd
+    assert posted_nusd < held_nusd, "the store was not told what was relayed: all that was held is posted"
     told_of = 2 * len(WORD) * TOKENS // PIECES // 8
     assert told_of * OUTPUT_NUSD <= posted_nusd <= sent_nusd + QUOTED_INPUT * INPUT_NUSD

@@ -33,6 +33,23 @@ async def all_in_order(buyer: Buyer, billed_nusd: int) -> None:
     assert billed_nusd <= posted_nusd, "a call was made that nobody is charged for"
 
 
+async def test_workers_share_a_port_and_a_ledger(tmp_path: Path) -> None:
+    """Two workers on one port and one ledger: each has calls, an account's money is one, and any of them tells of all."""
+    async with model_server() as (vendor, url):
+        with shared_store(tmp_path) as shared, ExitStack() as stack:
+            market = stack.enter_context(serving(tmp_path, config(url), shared.url, workers=2))
+            async with buyer_at(market) as buyer:
+                for first in range(0, 20, 4):
+                    calls = [buyer.insist(first + number, deadline_ms=60_000) for number in range(4)]
+                    assert set(await asyncio.gather(*calls)) == {"served"}
+                await all_in_order(buyer, vendor.bill.nusd)
+                assert (await buyer.balance("team"))["posted"] == buyer.told_nusd
+                told = [await buyer.metric("negotiator_orders_total{") for _ in range(8)]
+                assert set(told) == {20}, "whichever worker is asked"
+            stack.close()
+            assert not audit(shared.url)
+
+
 async def test_workers_of_a_shared_store_die_between_any_two_rooms(tmp_path: Path) -> None:
     """At every point one of two workers is killed: another takes its place, orders go on, and the ledger fits."""
     environment = {"FAULT_POINTS": str(tmp_path)}
