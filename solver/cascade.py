@@ -64,21 +64,22 @@ class Round:
 
 
 def relaxed(
-    rows: Rows, worth: Floats, left: Callable[[], float], tolerance: float, costs: bool = True
+    rows: Rows, worth: Floats, i: Ints, left: Callable[[], float], tolerance: float, costs: bool = True
 ) -> Round:
-    """The whole problem as one band; for what is small."""
-    alive = np.flatnonzero(rows.alive)
-    options = all_options(rows, alive)
+    """The requests i with all their columns as one band; for what is small."""
+    options = all_options(rows, i)
     found = solve_band(make_band(rows, options, worth, rows.caps, costs), tolerance, left=left)
-    return _settled(np.full(rows.n, -1, np.int32), options, found, 0.0, len(alive))
+    return _settled(np.full(rows.n, -1, np.int32), options, found, 0.0, len(i))
 
 
-def sampled(rows: Rows, worth: Floats, seed: int, left: Callable[[], float]) -> tuple[Floats, float]:
+def sampled(
+    rows: Rows, worth: Floats, among: Ints, seed: int, left: Callable[[], float]
+) -> tuple[Floats, float]:
     """(prices of ever larger samples, by what share they may be wrong). The last sample is below a third of all."""
-    n = int(rows.alive.sum())
+    n = len(among)
     size, lam, wrong = min(FIRST_SIZE, n // 2), None, 1.0
     while lam is None or (size * 2 < n and left() > 0):
-        i, weight = drawn(rows, size, seed)
+        i, weight = drawn(rows, among, size, seed)
         keep = seen(rows, i, weight)
         times = np.zeros(rows.n)
         times[i] = weight

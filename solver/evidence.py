@@ -17,6 +17,7 @@ from .problem import Limit, Problem, tolerance
 __all__ = ["EPSILON", "Evidence", "gather"]
 
 CHUNK_PAIRS = 1 << 19
+WHOLE = 1e-6  # added before a weight is rounded down
 EPSILON = float(np.finfo(np.float64).eps)
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -41,13 +42,24 @@ class Evidence:
 
 
 def gather(problem: Problem, lam: Floats, mu: Floats | None = None) -> Evidence:
-    """One pass over the data. Rows of infinite cap have price 0 whatever ``lam`` and ``mu`` say."""
+    """One pass over the data. Rows of infinite cap have price 0 whatever ``lam`` and ``mu`` say.
+
+    Both are float64[K], or float64[2 K] with the prices of what a row's group can serve behind them; the most that
+    it can is found in a pass of its own.
+    """
     n, m = problem.n, problem.m
-    finite = np.isfinite(problem.caps)
-    caps = np.where(finite, problem.caps, 0.0)
+    families = _families(problem)
+    caps = problem.caps
+    if max(len(lam), 0 if mu is None else len(mu)) > problem.rows:
+        counts, most = _counts(problem, families)
+        families += counts
+        caps = np.append(caps, most)
+        lam = np.append(lam, np.zeros(len(caps) - len(lam)))
+        mu = None if mu is None else np.append(mu, np.zeros(len(caps) - len(mu)))
+    finite = np.isfinite(caps)
+    caps = np.where(finite, caps, 0.0)
     lam = np.where(finite, lam, 0.0)
     mu = None if mu is None else np.where(finite, mu, 0.0)
-    families = _families(problem)
     least, cheapest, weighed = np.full(n, np.inf), np.full(n, np.inf), np.full(n, np.inf)
     step = max(1, CHUNK_PAIRS // max(1, m))
     with np.errstate(over="ignore", invalid="ignore"):
@@ -144,6 +156,59 @@ def _family(problem: Problem, members: Sequence[tuple[Limit, int]]) -> _Family:
     family = _Family(usage, requests, limit.group, rows, cover, columns, caps + tolerance(caps), largest)
     family.room[_negative_rows(problem, family)] = np.inf
     return family
+
+
+def _counts(problem: Problem, families: Sequence[_Family]) -> tuple[list[_Family], Floats]:
+    """Families that count the weight served of a group, and float64[K]: the most there can be, inf where unsaid.
+
+    Said of rows with a group and no negative usage, where all weights are whole: requests by least use per weight
+    until the cap is reached, the last one in part, rounded down.
+    """
+    most = np.full(problem.rows, np.inf)
+    found: list[_Family] = []
+    weight = np.ones(problem.n) if problem.weight is None else problem.weight
+    whole = np.all(weight == np.floor(weight))
+    for family in families:
+        own = family.rows
+        if family.group is None or not whole or _negative_rows(problem, family).any():
+            continue
+        group = np.full(problem.n, -1, dtype=np.int64)
+        at: Any = slice(None) if family.requests is None else family.requests
+        group[at] = family.group[at]
+        use = _least_use(problem, families, family)
+        group[np.isinf(use)] = -1
+        i = np.flatnonzero(group >= 0)
+        i = i[np.lexsort((use[i] / weight[i], group[i]))]
+        g, reach = group[i], np.cumsum(use[i])
+        before = np.append(0.0, reach)[np.searchsorted(g, np.arange(len(own)))]
+        room = family.room + EPSILON * i.size * (reach[-1] if i.size else 0.0)
+        left = room[g] - (reach - use[i] - before[g])
+        share = np.divide(left, use[i], out=np.ones(i.size), where=use[i] > 0)
+        fits = np.bincount(g, weight[i] * np.clip(share, 0.0, 1.0), minlength=len(own))
+        most[own] = np.where(np.isfinite(problem.caps[own]), np.floor(fits + WHOLE), np.inf)
+        usage = None if problem.weight is None else weight
+        cover = np.ones((1, problem.m))
+        free = np.full(len(own), np.inf)
+        columns = np.arange(problem.m)
+        heaviest = float(weight.max(initial=1.0))
+        found.append(
+            _Family(usage, family.requests, family.group, problem.rows + own, cover, columns, free, heaviest)
+        )
+    return found, most
+
+
+def _least_use(problem: Problem, families: Sequence[_Family], family: _Family) -> Floats:
+    """float64[n]: least usage of a family over the possible columns of each request it covers, else inf."""
+    least = np.full(problem.n, np.inf)
+    step = max(1, CHUNK_PAIRS // max(1, problem.m))
+    for low in range(0, problem.n if problem.m else 0, step):
+        part = slice(low, min(low + step, problem.n))
+        use = np.zeros((part.stop - low, problem.m))
+        at = family.inside(part)
+        use[family.index(at)] = family.amount(part, at)
+        use[~_possible(problem, list(families), part)] = np.inf
+        least[part][at] = use.min(axis=1)[at]
+    return least
 
 
 def _negative_rows(problem: Problem, family: _Family) -> Flags:

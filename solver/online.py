@@ -30,12 +30,14 @@ class Prices:
 
     names: one per row, in the row order of ``Problem``. lam: float64[K] >= 0, nano-dollars per unit of usage.
     unserved: float, nano-dollars per unit of weight that leaving a request unserved costs (the dual of
-    "serve at least as much"; inf where nothing may be left out, 0 with objective "surplus").
+    "serve at least as much"; inf where nothing may be left out, 0 with objective "surplus"). count: float64[K] or
+    None, nano-dollars per unit of weight served by a row's group (see ``Plan``); bids leave it out.
     """
 
     names: tuple[str, ...]
     lam: Floats
     unserved: float = math.inf
+    count: Floats | None = None
 
     def route(
         self,

@@ -44,29 +44,25 @@ def best_unserved(rows: Rows, least: Floats, served: float) -> float:
     return max(0.0, float(ratio[order[min(at, len(order) - 1)]]))
 
 
-def cost_bound(rows: Rows, lam: Floats, least: Floats, nu: float, served: float) -> float:
-    """No plan that serves at least ``served`` costs less, in nano-dollars. least: from :func:`cheapest`."""
+def cost_bound(rows: Rows, paid: float, least: Floats, nu: float, served: float) -> float:
+    """No plan that serves at least ``served`` costs less, in nano-dollars. least: rm; paid: lam.b."""
     option = rows.option
-    paid = float(lam @ rows.caps)
     if np.isinf(nu):
         return float(least[option].sum()) - paid
     return nu * served + float(np.minimum(0.0, least[option] - nu * rows.weight[option]).sum()) - paid
 
 
-def served_bound(rows: Rows, mu: Floats, least: Floats | None = None) -> float:
-    """No plan serves more weight. least: ``cheapest(rows, mu, costs=False)``."""
+def served_bound(rows: Rows, paid: float, use: Floats) -> float:
+    """No plan serves more weight. use: least prices of use alone; paid: those prices times the caps."""
     option = rows.option
     most = float(rows.weight[option].sum())
-    if not mu.any():
-        return most
-    use = cheapest(rows, mu, costs=False) if least is None else least
-    bound = float(np.maximum(0.0, rows.weight[option] - use[option]).sum()) + float(mu @ rows.caps)
+    bound = float(np.maximum(0.0, rows.weight[option] - use[option]).sum()) + paid
     if np.all(rows.weight == np.floor(rows.weight)):
         bound = float(np.floor(bound + 1e-6))
     return min(bound, most)
 
 
-def surplus_bound(rows: Rows, lam: Floats, least: Floats, value: npt.NDArray[np.int64]) -> float:
+def surplus_bound(rows: Rows, paid: float, least: Floats, value: npt.NDArray[np.int64]) -> float:
     """No plan has a larger surplus, in nano-dollars."""
     option = rows.option
-    return float(np.maximum(0.0, value[option] - least[option]).sum()) + float(lam @ rows.caps)
+    return float(np.maximum(0.0, value[option] - least[option]).sum()) + paid

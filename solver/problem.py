@@ -213,6 +213,12 @@ class Plan:
         cost_bound   = nu served + sum_i min(0, min_{j in P_i} r_ij - nu w_i) - sum_k lambda_k b_k
         served_bound = sum_i max(0, w_i - min_{j in P_i} sum_k mu_k a_kij) + sum_k mu_k b_k
 
+    **Whole requests.** Where all w_i are whole, at most F_k of weight can be served of the group of row k (usage
+    nowhere negative): requests are taken by least a_kij / w_i over P_i until the cap is reached, the last in part,
+    and the sum is rounded down (after adding 1e-6). So "weight served of the group <= F_k" is a row of its own: its
+    prices ``prices.count`` and ``served_prices.count`` stand in the sums above as lambda_k and mu_k do, with usage
+    w_i and cap F_k.
+
     cost_bound is raised to 0 where negative. With nu = inf the plan serves every request with a possible
     column, and the first is sum_i min_j r_ij - lambda b. served_bound is at most the weight of the requests
     with a possible column, and is rounded down (after adding 1e-6) when every weight is a whole number.

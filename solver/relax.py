@@ -36,15 +36,15 @@ def relax(
         return search.deadline.left - stop
 
     tolerance = max(1e-7, min(1e-5, 0.05 * search.gap))
-    alive = np.flatnonzero(rows.alive)
+    alive = np.flatnonzero(rows.alive & search.sought)
     if len(alive) * (rows.m + 1) <= WHOLE_OPTIONS:
-        whole = relaxed(rows, worth, left, tolerance)
+        whole = relaxed(rows, worth, alive, left, tolerance)
         search.believe(whole.lam)
         return whole.base, whole.loose
     if warm is not None:
         lam, wrong = warm, WARM
     else:
-        lam, wrong = sampled(rows, worth, search.seed, left)
+        lam, wrong = sampled(rows, worth, alive, search.seed, left)
     best = search.believe(lam)
     found = first(rows, lam, worth, alive, wrong, FIRST, left)
     wider, most = WIDER, best
@@ -76,7 +76,7 @@ def _towards(search: Search, lam: Floats, new: Floats) -> tuple[Floats, float]:
     rows, found = search.rows, (lam, -np.inf)
     for share in STEPS:
         tried = lam + share * (new - lam)
-        least = leads(rows, tried, search.worth).least[rows.alive]
+        least = leads(rows, tried, search.worth).least[rows.alive & search.sought]
         bound = float(least.sum(dtype=np.float64)) - float(tried @ rows.caps)
         if bound <= found[1]:
             break
@@ -96,7 +96,8 @@ def relax_served(search: Search, share: float) -> None:
     rows = search.rows
     stop = search.deadline.left * (1 - share)
     if np.count_nonzero(rows.alive) * (rows.m + 1) <= WHOLE_OPTIONS:
-        whole = relaxed(rows, rows.weight, lambda: search.deadline.left - stop, 1e-6, costs=False)
+        alive = np.flatnonzero(rows.alive)
+        whole = relaxed(rows, rows.weight, alive, lambda: search.deadline.left - stop, 1e-6, costs=False)
         search.price_served(whole.lam)
 
 

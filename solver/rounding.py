@@ -11,16 +11,21 @@ import numpy as np
 import numpy.typing as npt
 
 from .core import integer, part
+from .defects import Defects
 from .greedy import fill
-from .options import leads
 from .rows import NEVER, Floats, Ints, Rows
-from .search import Search
+from .search import Choice, Search
 
-__all__ = ["Choice", "Near", "candidates", "improve", "reoptimise"]
+__all__ = ["candidates", "improve", "reoptimise"]
 
-Choice = npt.NDArray[np.int32]
 FEW = 450  # requests up to which the first integer program has them all
-SMALLEST, LARGEST = 16, 400  # requests of a neighbourhood: it grows while it is solved to the end
+SMALLEST, LARGEST, FIRST_SIZE = (
+    12,
+    400,
+    24.0,
+)  # requests of a neighbourhood: it grows while it is solved to the end
+PARALLEL = 2  # neighbourhoods at a time
+WIDTH, EFFORT = 5, 0.15  # columns of each of its requests; deterministic seconds
 STALE = 150  # neighbourhoods without a better plan after which the search ends
 
 
@@ -36,114 +41,78 @@ def improve(
     ``loose`` columns are fractions: they are chosen anew, first by reduced cost, then exactly with near ties.
     reserve: seconds to leave on the clock. most: neighbourhoods without a better plan after which it ends.
     """
-    rows = search.rows
-    near = Near(search)
-    if not len(near.order):
+    defects = Defects(search)
+    if not len(defects.order):
         return
-    start = np.where((base == rows.m) | loose, -1, base).astype(np.int32)
-    _offer_repaired(search, start, near)
-    free = near.order[start[near.order] < 0]
-    if search.done:
+    start = np.where((base == search.rows.m) | loose, -1, base).astype(np.int32)
+    _offer_repaired(search, start, defects)
+    if not search.done:
+        _together(search, start, defects, reserve, most)
+    if search.found:
+        _mend(search, defects, reserve, most)
+
+
+def _together(search: Search, start: Choice, defects: Defects, reserve: float, most: int) -> None:
+    """All fractions and some near ties in one integer program; more of these until a plan is found."""
+    rows, order = search.rows, defects.order
+    free = order[(start[order] < 0) & search.sought[order]]
+    few = len(order) <= FEW
+    if search.found and not few:
         return
-    few = len(near.order) <= FEW
-    width = len(near.order) if few else 100
+    width = len(order) if few else 100
+    left = rows.room - rows.load(start)
     while True:
-        first = np.union1d(free[:300], near.order[:width])
+        first = np.union1d(free[:300], order[:width])
         i, j = candidates(rows, search.steer, first, 5 if few else 6, start)
-        left = search.deadline.left - reserve
+        seconds = (search.deadline.left - reserve) * 0.4
         effort = 2.0 if (few and most == STALE) or not search.found else 0.5
-        search.offer(reoptimise(rows, start, i, j, search.worth, left * 0.4, effort)[0])
-        if search.found or width >= len(near.order) or left < 0.05:
-            break
+        found, _ = reoptimise(rows, start, i, j, search.worth, left, seconds, effort)
+        if found is not None:
+            plan = start.copy()
+            plan[first] = found
+            search.offer(plan)
+        if search.found or width >= len(order) or search.deadline.left - reserve < 0.05:
+            return
         width *= 4  # rows that ask for something (a floor, a commitment) need more hands
+
+
+def _mend(search: Search, defects: Defects, reserve: float, most: int) -> None:
+    """Re-optimises neighbourhoods, one per thread at a time, which grow while they are solved to the end."""
+    rows = search.rows
     rng = np.random.default_rng(search.seed)
-    stale, size, turn = 0, 50.0, 0
-    while search.found and not search.done and stale < most:
+    room = rows.room - rows.load(search.choice)
+    stale, size = 0, FIRST_SIZE
+    while not search.done and stale < most:
         left = search.deadline.left - reserve
         if left < 0.02:
             break
-        chosen = near.draw(rng, search, int(size), turn % 3)
-        turn += 1
-        answers = list(rows.passes.map(lambda who: _neighbourhood(search, who, left), chosen))  # noqa: B023
+        chosen = defects.drawn(rng, room, int(size), PARALLEL)
+        answers = list(rows.passes.map(lambda who: _neighbourhood(search, who, room, left), chosen))  # noqa: B023
         better = False
-        for who, (choice, _) in zip(chosen, answers, strict=True):
-            if choice is not None:
-                both = search.choice.copy()
-                both[who] = choice[who]
-                better = search.offer(both) or better
+        for who, (columns, _) in zip(chosen, answers, strict=True):
+            before = search.choice[who]
+            if columns is not None and search.change(who, columns):
+                room += _use(rows, who, before) - _use(rows, who, columns)
+                better = True
         solved = all(proven for _, proven in answers)
         size = min(LARGEST, size * 1.1) if solved else max(SMALLEST, size * 0.85)
         stale = 0 if better else stale + 1
 
 
-def _neighbourhood(search: Search, who: Ints, seconds: float) -> tuple[Choice | None, bool]:
+def _neighbourhood(search: Search, who: Ints, room: Floats, seconds: float) -> tuple[Choice | None, bool]:
     everybody = not search.surplus and bool(np.all(search.choice[who] >= 0))
-    i, j = candidates(search.rows, search.steer, who, 6, search.choice)
-    return reoptimise(search.rows, search.choice, i, j, search.worth, seconds, 0.25, everybody)
+    i, j = candidates(search.rows, search.steer, who, WIDTH, search.choice)
+    return reoptimise(search.rows, search.choice, i, j, search.worth, room, seconds, EFFORT, everybody)
 
 
-class Near:
-    """How far each served request is from its best reduced cost, and how close its second best is."""
-
-    def __init__(self, search: Search) -> None:
-        self.rows = search.rows
-        given = leads(search.rows, search.steer, search.worth)
-        regret = given.lead.astype(np.float64) * np.abs(given.least)
-        alive = np.flatnonzero(search.rows.alive)
-        self.order = alive[np.argsort(regret[alive], kind="stable")]
-        self.least, self.best, self.regret = given.least, given.best, regret
-        # requests whose second best costs this much more matter as much as one chosen so much above its best
-        first = regret[self.order[: max(200, 4 * search.rows.k)]]
-        self.unit = max(float(np.median(first)), 1e-9) if len(first) else 1.0
-
-    def draw(self, rng: np.random.Generator, search: Search, size: int, kind: int) -> list[Ints]:
-        """Two disjoint neighbourhoods of up to ``size`` requests, solved side by side.
-
-        Some are unserved, some off their best column; the rest are near ties, or (every third time) sit on the
-        columns one of those would like.
-        """
-        rows, choice = self.rows, search.choice
-        pool = self.order[: min(len(self.order), max(2000, 20 * size))]
-        chance = self.unit / (self.unit + self.regret[pool])
-        off = np.flatnonzero(rows.alive & (choice != self.best) & (choice >= 0))
-        unserved = np.flatnonzero(rows.alive & (choice < 0)) if not search.surplus else off[:0]
-        picked = [rng.choice(group, min(len(group), size // 2), replace=False) for group in (unserved, off)]
-        if kind == 2 and len(picked[0]) + len(picked[1]):
-            seeds = np.concatenate(picked)[:4]
-            wish = np.argsort(rows.reduced_at(seeds, search.steer), axis=1)[:, :2].ravel()
-            pool = self.order[np.isin(choice[self.order], np.append(wish, choice[seeds]))][: 6 * size]
-        elif kind == 1 and len(picked[0]) + len(picked[1]):
-            pool = self._beside(rng, search, np.concatenate(picked)[0])[: 4 * size]
-        if kind:
-            chance = self.unit / (self.unit + self.regret[pool])
-        if len(pool):
-            picked.append(rng.choice(pool, min(len(pool), 2 * size), replace=False, p=chance / chance.sum()))
-        everyone = np.concatenate(picked)
-        everyone = everyone[np.sort(np.unique(everyone, return_index=True)[1])][: 2 * size]
-        return [np.sort(everyone[part::2]) for part in (0, 1) if len(everyone) > part]
-
-    def _beside(self, rng: np.random.Generator, search: Search, seed: int) -> Ints:
-        """Who uses the row that charges the seed most on its best column, the nearest ties first."""
-        rows, choice = self.rows, search.choice
-        i = np.array([seed])
-        _, k, a = rows.pairs(i, rows.reduced_at(i, search.steer).argmin(axis=1))
-        if not len(k):
-            return self.order
-        row = k[np.argmax(search.steer[k] * a * rng.uniform(0.3, 1.0, len(k)))]
-        served = self.order[: max(20_000, rows.n // 50)]
-        served = served[choice[served] >= 0]
-        p, k, _ = rows.pairs(served, choice[served].astype(np.int64))
-        return np.asarray(served[p[k == row]])
-
-
-def _offer_repaired(search: Search, start: Choice, near: Near) -> None:
+def _offer_repaired(search: Search, start: Choice, near: Defects) -> None:
     """The settled columns, then everybody else in turn at the least reduced cost that fits."""
     rows = search.rows
     left = rows.room - rows.load(start)
     free = near.order[start[near.order] < 0]
     repaired = start.copy()
     if np.all(left >= 0):
-        free = free[np.argsort(near.least[free], kind="stable")]
+        free = free[np.lexsort((-near.regret[free], ~search.sought[free], start[free] < -1))]
         fill(rows, repaired, free, left, search.steer)
     else:
         repaired[:] = -1
@@ -184,21 +153,20 @@ def reoptimise(
     i: Ints,
     j: Ints,
     worth: Floats,
+    left: Floats,
     seconds: float,
     effort: float,
     everybody: bool = False,
 ) -> tuple[Choice | None, bool]:
-    """Best columns (i[p], j[p]) for the requests in i, the others fixed, and whether they are proven best.
+    """(best columns among (i[p], j[p]) of the requests in i, ascending; whether they are proven best).
 
-    None if none was found that holds.
+    None if none was found that holds. The others stay as they are. left: float64[K], room less the load of ``choice``.
     worth: float64[n], V of each request; everybody: all of them must be served. effort: CP-SAT's deterministic seconds.
     """
-    free = np.unique(i)
-    fixed = choice.copy()
-    fixed[free] = -1
-    given = part(rows, i, j, rows.room - rows.load(fixed))
+    free, at = np.unique(i, return_inverse=True)
+    room = left + rows.load(choice, free)
     found = integer(
-        given,
+        part(rows, i, j, room),
         0.0 if everybody else worth[i],
         seconds,
         f"num_workers:1 random_seed:0 max_deterministic_time:{effort}",
@@ -207,5 +175,14 @@ def reoptimise(
     )
     if found.x is None:
         return None, False
-    fixed[i[found.x]] = j[found.x]
-    return (fixed if rows.feasible(fixed) else None), found.optimal
+    columns = np.full(len(free), -1, np.int32)
+    columns[at[found.x]] = j[found.x]
+    holds = bool(np.all(_use(rows, free, columns) <= np.maximum(room, 0.0)))
+    return (columns if holds else None), found.optimal
+
+
+def _use(rows: Rows, i: Ints, columns: Choice) -> Floats:
+    """float64[K]: what the requests i use in these columns."""
+    on = columns >= 0
+    _, k, a = rows.pairs(i[on], columns[on].astype(np.int64))
+    return np.asarray(np.bincount(k, a, minlength=rows.k), dtype=np.float64)

@@ -22,9 +22,8 @@ LARGEST = 3  # caps below this many times the largest weighted use say nothing
 CROWD = 8  # groups are strata while there are fewer than 1 / CROWD of the sample
 
 
-def drawn(rows: Rows, size: int, seed: int) -> tuple[Ints, Floats]:
-    """(requests ascending, how many each stands for); about ``size`` of them."""
-    alive = np.flatnonzero(rows.alive)
+def drawn(rows: Rows, alive: Ints, size: int, seed: int) -> tuple[Ints, Floats]:
+    """(requests ascending, how many each stands for); about ``size`` of the requests ``alive``."""
     group = np.zeros(len(alive), np.int64)
     for family in rows.families:
         if family.group is not None and 1 < np.count_nonzero(family.slots >= 0) <= size / CROWD:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from . import prices
+from .counts import Counts, counted, paid
 from .rows import Floats, Ints, Rows
 
 Choice = npt.NDArray[np.int32]
@@ -60,13 +62,18 @@ class Search:
     found: bool = False
     score: tuple[float, float] = (-np.inf, -np.inf)
     lam: Floats = field(default_factory=lambda: np.zeros(0))
-    least: Floats = field(default_factory=lambda: np.zeros(0))
+    kappa: Floats = field(default_factory=lambda: np.zeros(0))
     steer: Floats = field(default_factory=lambda: np.zeros(0))  # the last prices of V, to choose columns by
     known: list[tuple[Floats, Floats]] = field(default_factory=list)
+    counts: list[Counts] = field(default_factory=list)
+    sought: npt.NDArray[np.bool_] = field(
+        default_factory=lambda: np.zeros(0, bool)
+    )  # not left out by a group
     stale: bool = True
     nu: float = float("inf")
     bound: float = -np.inf
     mu: Floats = field(default_factory=lambda: np.zeros(0))
+    mu_count: Floats = field(default_factory=lambda: np.zeros(0))
     served_bound: float = np.inf
     optimal: bool = False
     infeasible: bool = False
@@ -78,9 +85,27 @@ class Search:
         score = self.score_of(choice)
         if self.found and score <= self.score:
             return False
-        self.stale = True  # the bound held for another weight served
+        self.stale |= score[0] != self.score[0]  # the bound held for another weight served
         self.choice, self.score, self.found = choice.copy(), score, True
         return True
+
+    def change(self, who: Ints, columns: Choice) -> bool:
+        """Takes other columns for the requests ``who`` if that makes a better plan; says whether it did."""
+        old = self.choice[who]
+        before, after = (self._worth_of(who, j) for j in (old, columns))
+        if after <= before:
+            return False
+        plan = self.choice.copy()
+        plan[who] = columns
+        return self.offer(plan)
+
+    def _worth_of(self, i: Ints, j: Choice) -> tuple[float, float]:
+        """(weight served, -cost), or (surplus, 0), of the requests i in the columns j."""
+        i, j = i[j >= 0], j[j >= 0]
+        cost = int(self.rows.problem.cost[i, j].sum())
+        if not self.surplus:
+            return float(self.rows.weight[i].sum()), -float(cost)
+        return float(int(self.rows.problem.value[i].sum()) - cost), 0.0  # type: ignore[index]
 
     def score_of(self, choice: Choice) -> tuple[float, float]:
         """(weight served, -cost), or (surplus, 0): larger is better."""
@@ -104,24 +129,25 @@ class Search:
             return
         self.stale, self.bound = False, -np.inf
         for lam, least in self.known:
-            bound, nu = self._bound(lam, least)
-            if bound > self.bound:
-                self.lam, self.least, self.nu, self.bound = lam, least, nu, bound
+            for kappa, nu, bound in self._bounds(lam, least):
+                if bound > self.bound:
+                    self.lam, self.kappa, self.nu, self.bound = lam, kappa, nu, bound
 
     def believe(self, lam: Floats) -> float:
         """Prices of V: taken for the cost at once, for what can be served after division by V per weight.
 
-        Returns the bound of V times what is not served plus cost.
+        Returns the bound of V times what is not served plus cost, of the requests sought for.
         """
         rows = self.rows
         least = self.price(lam)
         self.steer = np.maximum(lam, 0.0)
-        out = np.flatnonzero(rows.option & (least > self.worth))
+        out = np.flatnonzero(self.sought & rows.option & (least > self.worth))
         if not self.surplus and len(out):
             mu = self.steer / float(self.worth.sum() / rows.weight.sum())
             self.price_served(mu)
             self.price_served(np.where(self._shutting(out), mu, 0.0))
-        return float(np.minimum(least[rows.option], self.worth[rows.option]).sum()) - float(lam @ rows.caps)
+        on = rows.option & self.sought
+        return float(np.minimum(least[on], self.worth[on]).sum()) - float(lam @ rows.caps)
 
     def _shutting(self, out: Ints) -> npt.NDArray[np.bool_]:
         """bool[K]: rows that make a good part of what serving the requests ``out`` would cost.
@@ -134,21 +160,44 @@ class Search:
         shut[k[self.steer[k] * a >= SHUT * self.worth[out[p]]]] = True
         return shut
 
-    def _bound(self, lam: Floats, least: Floats) -> tuple[float, float]:
+    def _bounds(self, lam: Floats, least: Floats) -> Iterator[tuple[Floats, float, float]]:
+        """(kappa, nu, bound) at prices lam, for one or two prices nu of what is left out."""
+        rows, weight = self.rows, self.rows.weight
+        whole, kappa = float(lam @ rows.caps), np.zeros(rows.k)
         if self.surplus:
-            value = self.rows.problem.value
+            value = rows.problem.value
             assert value is not None
-            return -prices.surplus_bound(self.rows, lam, least, value), 0.0
+            yield kappa, 0.0, -prices.surplus_bound(rows, whole, least, value)
+            return
         served = max(self.score[0], 0.0)
-        nu = prices.best_unserved(self.rows, least, served)
-        return prices.cost_bound(self.rows, lam, least, nu, served), nu
+        nu = prices.best_unserved(rows, least, served)
+        if not self.counts or np.isinf(nu):
+            yield kappa, nu, prices.cost_bound(rows, whole, least, nu, served)
+            return
+        nu = max(nu, float((self.worth / weight).max()))
+        for _ in range(2):
+            kappa = sum((each.kappa(weight, least, nu) for each in self.counts), np.zeros(rows.k))
+            dearer = least + counted(self.counts, kappa, weight)
+            nu = prices.best_unserved(rows, dearer, served)
+            yield kappa, nu, prices.cost_bound(rows, whole + paid(self.counts, kappa), dearer, nu, served)
 
     def price_served(self, mu: Floats) -> None:
-        """Takes prices of use alone (units of weight) if they prove that less can be served."""
-        mu = np.maximum(mu, 0.0)
-        bound = prices.served_bound(self.rows, mu)
+        """Takes prices of use alone (units of weight) if they prove that less can be served.
+
+        Groups that cannot be served whole are counted instead where that proves more.
+        """
+        mu, count = np.maximum(mu, 0.0), np.zeros(self.rows.k)
+        use = prices.cheapest(self.rows, mu, costs=False)
+        for each in self.counts:
+            on = each.row >= 0
+            kept = np.maximum(0.0, self.rows.weight - use)[on]
+            better = each.most < np.bincount(each.row[on], kept, minlength=self.rows.k) + mu * self.rows.caps
+            mu, count = np.where(better, 0.0, mu), np.where(better, 1.0, count)
+        if count.any():
+            use = prices.cheapest(self.rows, mu, costs=False) + counted(self.counts, count, self.rows.weight)
+        bound = prices.served_bound(self.rows, float(mu @ self.rows.caps) + paid(self.counts, count), use)
         if bound < self.served_bound:
-            self.mu, self.served_bound = mu, bound
+            self.mu, self.mu_count, self.served_bound = mu, count, bound
 
     @property
     def proven_gap(self) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .blas import one_blas_thread
+from .counts import count_rows
 from .exact import prove
 from .greedy import fill
 from .online import Prices
@@ -83,7 +84,8 @@ def _start(rows: Rows, deadline: Deadline, surplus: bool, gap: float, seed: int)
         mean = float(dearest.mean()) if len(dearest) else 1.0
         worth = WORTH * max(mean, 1.0) * rows.weight / rows.weight.mean() if rows.n else np.zeros(0)
     search = Search(rows, deadline, surplus, gap, seed, worth, np.full(rows.n, -1, np.int32))
-    search.lam = search.mu = search.steer = np.zeros(rows.k)
+    search.lam = search.mu = search.steer = search.kappa = search.mu_count = np.zeros(rows.k)
+    search.counts, search.sought = ([], np.ones(rows.n, bool)) if surplus else count_rows(rows)
     search.served_bound = float(rows.weight[rows.option].sum())
     inactive = np.setdiff1d(np.arange(problem.rows), rows.active, assume_unique=True)
     if np.any(problem.caps[inactive] < 0):
@@ -94,6 +96,8 @@ def _start(rows: Rows, deadline: Deadline, surplus: bool, gap: float, seed: int)
     fill(rows, greedy, np.flatnonzero(rows.alive), rows.room)
     search.offer(greedy)
     search.price(np.zeros(rows.k))
+    if search.counts:
+        search.price_served(np.zeros(rows.k))
     deadline.stage("greedy")
     return search
 
@@ -132,7 +136,7 @@ def _plan(search: Search, objective: str) -> Plan:
     search.refresh()
     choice = search.choice if search.found else np.full(rows.n, -1, np.int32)
     served, cost = rows.value(choice)
-    prices = Prices(names, _spread(rows, search.lam), search.nu)
+    prices = Prices(names, _spread(rows, search.lam), search.nu, _spread(rows, search.kappa))
     served_prices = None
     if search.surplus:
         value = problem.value
@@ -142,7 +146,7 @@ def _plan(search: Search, objective: str) -> Plan:
     else:
         bound = max(0.0, search.bound)
         gap = max(0.0, (cost - bound) / cost) if cost else 0.0
-        served_prices = Prices(names, _spread(rows, search.mu), 0.0)
+        served_prices = Prices(names, _spread(rows, search.mu), 0.0, _spread(rows, search.mu_count))
     whole = gap == 0.0 or cost - bound < 1.0  # costs are whole nano-dollars
     exact = search.optimal or (whole and (search.surplus or served >= search.served_bound))
     if search.infeasible:

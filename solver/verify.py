@@ -100,7 +100,8 @@ def _shapes(problem: Problem, plan: Plan) -> list[str]:
         if prices is None:
             continue
         lam = np.asarray(prices.lam)
-        if lam.shape != (k,) or not np.all(np.isfinite(lam)) or np.any(lam < 0):
+        count = lam if prices.count is None else np.asarray(prices.count)
+        if any(p.shape != (k,) or not np.all(np.isfinite(p)) or np.any(p < 0) for p in (lam, count)):
             wrong.append(f"{name}: expected {k} finite numbers >= 0, found shape {lam.shape} or another")
         elif not prices.unserved >= 0:
             wrong.append(f"{name}.unserved: expected >= 0, found {prices.unserved}")
@@ -228,7 +229,7 @@ class _Proof:
     def __init__(self, problem: Problem, plan: Plan, took: npt.NDArray[np.intp]) -> None:
         self.problem, self.plan = problem, plan
         served = plan.served_prices
-        self.evidence = gather(problem, plan.prices.lam, None if served is None else served.lam)
+        self.evidence = gather(problem, _all(plan.prices), None if served is None else _all(served))
         self.alive = np.isfinite(self.evidence.cheapest)
         self.least = self.evidence.least[self.alive]
         self.weight = np.ones(problem.n) if problem.weight is None else problem.weight
@@ -302,6 +303,12 @@ class _Proof:
             differs = np.flatnonzero(expected != (reason == stated))
             wrong += _named(f"reason of request {{}}: expected {stated.name} {words}", differs)
         return wrong
+
+
+def _all(prices: Any) -> Floats:
+    """Prices of rows, then of what their groups serve."""
+    whole = prices.count is None or not np.any(prices.count)
+    return np.asarray(prices.lam if whole else np.append(prices.lam, prices.count))
 
 
 def _sum(values: Floats) -> float:
