@@ -26,15 +26,12 @@ TELL_EVERY_S: Final = 1.0
 
 
 class House(Protocol):
-    """What this room asks of the others, through the engine."""
+    """What this room asks of the others, through the engine. immediate: whether :meth:`begin` never waits."""
+
+    immediate: bool
 
     def take(self, candidate: Candidate, retry: bool) -> Slot | None:
         """Room at the candidate's seller, None = it is full. ``retry``: another seller failed before."""
-
-    @property
-    def immediate(self) -> bool:
-        """Whether :meth:`begin` never waits."""
-        ...
 
     async def begin(self) -> None:
         """Make it known that a call begins: from here the hold is in doubt until it resolves. Raises StoreError."""

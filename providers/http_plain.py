@@ -47,6 +47,8 @@ class _Connection(asyncio.Protocol):
     """One connection, one call at a time."""
 
     __slots__ = (
+        "_busy",
+        "_deadline_s",
         "_head",
         "_paused",
         "_tail",
@@ -67,6 +69,8 @@ class _Connection(asyncio.Protocol):
         self.idle_since_s = 0.0
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._busy = False
+        self._deadline_s = 0.0
         self._paused = False
         self._tail = b""
         self.chunks: list[bytes] = []
@@ -92,6 +96,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.alive = False
+        self._unwatch()
         if self.body is not None:
             self.body.connection_ended(clean=exc is None)
         if self.error is None and (self._head is None or (self.body is not None and not self.body.done)):
@@ -109,8 +114,10 @@ class _Connection(asyncio.Protocol):
         """Send a request; a call that is not over by ``deadline_s`` (the loop's time) is cut off."""
         self._tail, self.chunks, self.size = b"", [], 0
         self._head = self.body = self.error = None
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_at(deadline_s, self._expire)
+        self._busy, self._deadline_s = True, deadline_s
+        timer = self._timer
+        if timer is None or timer.when() > deadline_s:
+            self._watch(deadline_s)
         self.transport.write(request)
 
     async def head(self) -> AnswerHead:
@@ -140,10 +147,7 @@ class _Connection(asyncio.Protocol):
 
     def release(self) -> bool:
         """End the call; whether the connection may serve another one. What is not over is cut."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        body = self.body
+        self._busy, body = False, self.body
         if body is not None and body.done and body.reusable and self.alive and not self._tail:
             return True
         if self.alive:
@@ -158,7 +162,23 @@ class _Connection(asyncio.Protocol):
             self.alive = False
             self.transport.abort()
 
+    def _unwatch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _watch(self, deadline_s: float) -> None:
+        self._unwatch()
+        self._timer = asyncio.get_running_loop().call_at(deadline_s, self._expire)
+
     def _expire(self) -> None:
+        """The timer of an earlier call is put off to the deadline of the present one: most calls need none of their own."""
+        self._timer = None
+        if not self._busy:
+            return
+        if asyncio.get_running_loop().time() < self._deadline_s:
+            self._watch(self._deadline_s)
+            return
         over = "the answer was not complete in time" if self._head is not None else "no answer in time"
         self.fail(ProviderTimeout(over))
         self._wake()
@@ -171,7 +191,7 @@ class _Connection(asyncio.Protocol):
                 return
             self._head, self.body = head, BodyReader(head)
         body = self.body
-        if body is None or self._timer is None:
+        if body is None or not self._busy:
             raise MalformedAnswer("expected nothing before a request, found an answer")
         pieces, self._tail = body.feed(data)
         for piece in pieces:

@@ -6,9 +6,12 @@ the seller declines them by name. Everything of our own refuses unknown fields.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from contextlib import suppress
+from functools import lru_cache
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..wire import PlanOptions, Terms, Usd
 
@@ -71,6 +74,26 @@ Model = Annotated[
 ]
 
 
+MAX_KNOWN_BYTES: Final = 512
+
+
+@lru_cache(maxsize=1024)
+def _checked(terms: bytes) -> Terms:
+    return Terms.model_validate(orjson.loads(terms))
+
+
+def _known(given: Any) -> Any:
+    """Terms that came before in the same words: a buyer sends the same with every request, and they are checked once."""
+    if type(given) is not dict or len(key := orjson.dumps(given)) > MAX_KNOWN_BYTES:
+        return given
+    with suppress(ValidationError):  # it is raised again, with its place
+        return _checked(key)
+    return given
+
+
+KnownTerms = Annotated[Terms | None, BeforeValidator(_known)]
+
+
 class ChatRequest(_Foreign):
     """OpenAI's chat completion request, and the terms to buy it on."""
 
@@ -85,7 +108,7 @@ class ChatRequest(_Foreign):
     tools: list[dict[str, Any]] | None = None
     functions: list[dict[str, Any]] | None = None
     response_format: dict[str, Any] | None = None
-    negotiator: Terms | None = None
+    negotiator: KnownTerms = None
 
 
 class OrderRequest(ChatRequest):
