@@ -69,6 +69,7 @@ class Delivery:
         self._assignment = assignment
         self._check = check
         self._grant = grant
+        self.immediate = rooms.ledger.immediate
         self._patience_ms: dict[str, int] = {}
         self._execution = Execution(
             job.order,
@@ -134,11 +135,6 @@ class Delivery:
             await asyncio.shield(asyncio.ensure_future(settling))
 
     # What execution asks of the other rooms.
-
-    @property
-    def immediate(self) -> bool:
-        """Whether the ledger never waits for anything."""
-        return self._rooms.ledger.immediate
 
     def take(self, candidate: Candidate, retry: bool) -> Slot | None:
         """Room at the candidate's seller, None = it is full."""

@@ -171,7 +171,7 @@ class Ledger:
     async def void(self, reservation: Reservation, *, note: Note | None = None) -> Settlement:
         """Nothing is owed: release the hold and free the order id. Consumes the reservation."""
         self._consume(reservation)
-        return await self._resolve(_Deferred(reservation, None, 0, note))
+        return await self._resolve(reservation, None, 0, note)
 
     def hand_over(self, reservation: Reservation) -> None:
         """The buyer calls the model itself and will resolve by id. Consumes the reservation here."""
@@ -196,7 +196,7 @@ class Ledger:
 
     async def void_found(self, reservation: Reservation) -> Settlement:
         """Void a hold that :meth:`find` gave; a second resolve is told which way the first went."""
-        return await self._resolve(_Deferred(reservation, None, 0, None))
+        return await self._resolve(reservation, None, 0, None)
 
     async def record(self, account: str, order_id: str) -> OrderRecord | None:
         """What is kept of an order of this account, None = nothing; raises StoreUnavailable."""
@@ -213,7 +213,9 @@ class Ledger:
         """Tell deferred settlements again, then resolve what is overdue; also the recovery at start."""
         try:
             for deferred in tuple(self._deferred.values()):
-                await self._tell_store(deferred)
+                await self._tell_store(
+                    deferred.reservation, deferred.posted_nusd, deferred.house_nusd, deferred.note
+                )
                 del self._deferred[deferred.reservation.reservation_id]
             settlements = await self._store.sweep(self._clock.now_ms())
         except StoreUnavailable as error:
@@ -259,16 +261,20 @@ class Ledger:
         assert min(billed_nusd, house_nusd) >= 0, f"negative bill: {billed_nusd}, {house_nusd}"
         posted_nusd = min(billed_nusd, reservation.hold_nusd)
         above_nusd = billed_nusd - posted_nusd + house_nusd
-        return await self._resolve(_Deferred(reservation, posted_nusd, above_nusd, note))
+        return await self._resolve(reservation, posted_nusd, above_nusd, note)
 
-    async def _resolve(self, deferred: _Deferred) -> Settlement:
+    async def _resolve(
+        self, reservation: Reservation, posted_nusd: int | None, house_nusd: int, note: Note | None
+    ) -> Settlement:
+        """posted_nusd None = void."""
         try:
-            return await self._tell_store(deferred)
+            return await self._tell_store(reservation, posted_nusd, house_nusd, note)
         except StoreUnavailable as error:
-            reservation, posted_nusd = deferred.reservation, deferred.posted_nusd or 0
             kept = len(self._deferred) < MAX_DEFERRED
             if kept:
+                deferred = _Deferred(reservation, posted_nusd, house_nusd, note)
                 self._deferred[reservation.reservation_id] = deferred
+            posted_nusd = posted_nusd or 0
             self._tell(
                 "ledger.deferred", reservation_id=reservation.reservation_id, kept=kept, detail=str(error)
             )
@@ -279,21 +285,19 @@ class Ledger:
                 state=HoldState.IN_DOUBT,
                 posted_nusd=posted_nusd,
                 released_nusd=reservation.hold_nusd - posted_nusd,
-                house_nusd=deferred.house_nusd,
+                house_nusd=house_nusd,
             )
 
-    async def _tell_store(self, deferred: _Deferred) -> Settlement:
-        reservation, now_ms = deferred.reservation, self._clock.now_ms()
+    async def _tell_store(
+        self, reservation: Reservation, posted_nusd: int | None, house_nusd: int, note: Note | None
+    ) -> Settlement:
+        now_ms = self._clock.now_ms()
         try:
-            if deferred.posted_nusd is None:
-                settlement = await self._store.void(reservation.reservation_id, now_ms, note=deferred.note)
+            if posted_nusd is None:
+                settlement = await self._store.void(reservation.reservation_id, now_ms, note=note)
             else:
                 settlement = await self._store.post(
-                    reservation.reservation_id,
-                    deferred.posted_nusd,
-                    now_ms,
-                    house_nusd=deferred.house_nusd,
-                    note=deferred.note,
+                    reservation.reservation_id, posted_nusd, now_ms, house_nusd=house_nusd, note=note
                 )
         except LookupError:  # older than the store remembers: it lapsed long ago
             settlement = Settlement(
@@ -305,7 +309,7 @@ class Ledger:
                 released_nusd=reservation.hold_nusd,
                 already=True,
             )
-            billed_nusd = (deferred.posted_nusd or 0) + deferred.house_nusd
+            billed_nusd = (posted_nusd or 0) + house_nusd
             self._tell("ledger.forgotten", billed_nusd=billed_nusd, **_facts(settlement))
         if settlement.house_nusd and not settlement.already:
             self._tell("ledger.overbilled", **_facts(settlement))
