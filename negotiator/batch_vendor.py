@@ -170,7 +170,7 @@ class VendorBatches:
     async def _let_in(self, offer: Offer, order: Order, custom_id: str) -> Delivery | None:
         """The order with its money held for this offer; None = it was answered before, or must be planned again."""
         grant = Grant(offer.provider, offer.model, offer.tier, _OwnPool())
-        delivery = await self._engine.submit(order, grant=grant)
+        delivery = await self._engine.submit(order, grant=grant, calls=False)
         if isinstance(delivery, Completion):
             self._dispatch.returns.serve(custom_id, delivery)
             return None

@@ -20,7 +20,7 @@ from providers.terms import Usage
 
 from .config import Config, load_config
 from .engine_book import Job, ask, shown
-from .engine_delivery import Check, Delivery
+from .engine_delivery import Check, Delivery, longest_ms
 from .engine_grant import Grant
 from .engine_learning import Learning, explore
 from .engine_pricing import shared_by_workers, upkeep
@@ -205,11 +205,12 @@ class Corridor:
         quote_id: str | None = None,
         check: Check | None = None,
         grant: Grant | None = None,
+        calls: bool = True,
     ) -> Delivery | Completion:
         """Let an order in: desk, policy, clearing, ledger. Raises Rejected; a Completion is a replayed answer.
 
         quote_id: take this quote. check: judges a two-tier order's cheap answer. grant: a plan's choice, with room
-        already taken for it.
+        already taken for it. calls: the delivery is iterated at once, so its hold is made as one whose call begins.
         """
         rooms, job, time = self.rooms, Job(order, self._clock.now_ms()), asyncio.get_running_loop().time
         asked_s = time()
@@ -239,23 +240,20 @@ class Corridor:
         if isinstance(choice, Reject):
             raise self._refused(job, choice)
         choice = self._explored(job, choice, book.eligible, free=grant is None and taken is None)
-        held = await rooms.ledger.reserve(order, choice)
+        longest = longest_ms(rooms, order, choice) if calls else None
+        held = await rooms.ledger.reserve(order, choice, longest_ms=longest)
         if isinstance(held, Reject) and held.code is RejectCode.FUNDS_INSUFFICIENT:
             # once more, without what the account cannot hold
             choice = self._affordable(order, book, held) or choice
-            held = await rooms.ledger.reserve(order, choice)
+            held = await rooms.ledger.reserve(order, choice, longest_ms=longest)
         if isinstance(held, Replayed):
             return completion_from(held.response, replayed=True)
         if isinstance(held, Reject):
             raise self._refused(job, held)
         job.assignment, job.state = choice, "RESERVED"
-        took = {
-            "order_id": order.order_id,
-            "account": order.account,
-            "quoting_s": quoted_s - asked_s,
-            "deciding_s": time() - quoted_s,
-        }
-        rooms.bus.emit(Event("order.reserved", job.received_ms, took))
+        took = {"quoting_s": quoted_s - asked_s, "deciding_s": time() - quoted_s}
+        facts = {"order_id": order.order_id, "account": order.account, **took}
+        rooms.bus.emit(Event("order.reserved", job.received_ms, facts))
         self.recent.remember(job)
         return Delivery(rooms, job, choice, held, check, grant)
 
@@ -275,7 +273,7 @@ class Corridor:
 
     async def reserve(self, order: Order, *, quote_id: str | None = None) -> tuple[Reservation, Candidate]:
         """Only hold the money: the buyer calls the model itself and then resolves. Raises Rejected."""
-        delivery = await self.submit(order, quote_id=quote_id)
+        delivery = await self.submit(order, quote_id=quote_id, calls=False)
         if isinstance(delivery, Completion):
             message = f"order {order.order_id!r} was executed before: execute differs"
             raise Rejected(

@@ -26,11 +26,11 @@ from .execution_call import Slot
 from .intake import prompt_text
 from .limits import Full, load_of
 from .money import format_usd
-from .order import Assignment, Candidate, Chunk, Completion, Reservation
+from .order import Assignment, Candidate, Chunk, Completion, HoldState, Order, Reservation
 from .record import completion_kept
 from .store import Note
 
-__all__ = ["Check", "Delivery"]
+__all__ = ["Check", "Delivery", "longest_ms"]
 
 PATIENCE: Final = 3
 """An attempt is never abandoned before this many times the p95 that was quoted."""
@@ -44,6 +44,20 @@ _CODES = {
     "full": RejectCode.CAPACITY_EXHAUSTED,
     "store": RejectCode.LEDGER_UNAVAILABLE,
 }
+
+
+def _patience_ms(rooms: Rooms, candidate: Candidate) -> int:
+    """A multiple of the seller's observed p99, and never before what it quoted: slow tiers are slow on purpose."""
+    quote = candidate.quote
+    observed_ms = rooms.capacity.abandon_after_ms(quote.provider, quote.model, load_of(candidate))
+    return max(observed_ms, PATIENCE * quote.latency_ms.p95)
+
+
+def longest_ms(rooms: Rooms, order: Order, assignment: Assignment) -> int:
+    """How long all the calls of an order may take together."""
+    if order.deadline_ms is not None:
+        return order.deadline_ms
+    return sum(_patience_ms(rooms, candidate) for candidate in assignment.candidates)
 
 
 class Delivery:
@@ -146,11 +160,10 @@ class Delivery:
         return None if isinstance(slot, Full) else slot
 
     async def begin(self) -> None:
-        """The hold is in doubt from here until it resolves."""
-        longest_ms = self.job.order.deadline_ms
-        if longest_ms is None:
-            longest_ms = sum(map(self.abandon_after_ms, self._assignment.candidates))
-        await self._rooms.ledger.begin(self.reservation, longest_ms)
+        """The hold is in doubt from here until it resolves; one that was made for this call is already."""
+        if self.reservation.state is not HoldState.IN_DOUBT:
+            longest = longest_ms(self._rooms, self.job.order, self._assignment)
+            await self._rooms.ledger.begin(self.reservation, longest)
 
     async def relayed(self, nusd: int) -> None:
         """The ledger says so where the store is away; the call stands as it is."""
@@ -158,14 +171,11 @@ class Delivery:
             await self._rooms.ledger.relayed(self.reservation, nusd)
 
     def abandon_after_ms(self, candidate: Candidate) -> int:
-        """A multiple of the seller's observed p99, and never before what it quoted: slow tiers are slow on purpose."""
+        """How long an attempt is waited for, as it was when first asked."""
         quote = candidate.quote
         known_ms = self._patience_ms.get(quote.quote_id)
         if known_ms is None:
-            load = load_of(candidate)
-            observed_ms = self._rooms.capacity.abandon_after_ms(quote.provider, quote.model, load)
-            known_ms = max(observed_ms, PATIENCE * quote.latency_ms.p95)
-            self._patience_ms[quote.quote_id] = known_ms
+            known_ms = self._patience_ms[quote.quote_id] = _patience_ms(self._rooms, candidate)
         return known_ms
 
     def failed(self, candidate: Candidate, error: ProviderError, latency_ms: int) -> None:

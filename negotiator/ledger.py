@@ -119,8 +119,13 @@ class Ledger:
             return unknown_account(order.account)
         return again(order, record)
 
-    async def reserve(self, order: Order, assignment: Assignment) -> Reservation | Replayed | Reject:
-        """Claim the order id and hold the money on the account and all its ancestors, in one step."""
+    async def reserve(
+        self, order: Order, assignment: Assignment, *, longest_ms: int | None = None
+    ) -> Reservation | Replayed | Reject:
+        """Claim the order id and hold the money on the account and all its ancestors, in one step.
+
+        longest_ms: the call follows at once and may take so long: the hold is begun (:meth:`begin`) in the same step.
+        """
         hold = Hold(
             reservation_id=self._new_id(),
             order_id=order.order_id,
@@ -128,6 +133,7 @@ class Ledger:
             hold_nusd=assignment.hold_nusd,
             hold_ms=self._hold_ms,
             digests=order.digests if order.keep_answer else {},
+            in_doubt_ms=None if longest_ms is None else longest_ms + self._in_doubt_ms,
         )
         now_ms = self._clock.now_ms()
         try:

@@ -99,7 +99,11 @@ class Balance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
-    """A reservation asked for. digests: content by field, to compare a repeated order id. hold_ms: its timeout."""
+    """A reservation asked for. digests: content by field, to compare a repeated order id. hold_ms: its timeout.
+
+    in_doubt_ms: the house's call follows at once, so that the hold is in doubt from the start, as :meth:`LedgerStore.begin`
+    makes it; None = it may expire.
+    """
 
     reservation_id: str
     order_id: str
@@ -107,6 +111,7 @@ class Hold:
     hold_nusd: int
     hold_ms: int
     digests: Mapping[str, str] = field(default_factory=dict)
+    in_doubt_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

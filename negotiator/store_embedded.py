@@ -135,8 +135,10 @@ class EmbeddedStore:
     async def begin(self, reservation_id: str, now_ms: int, in_doubt_ms: int) -> None:
         """A call is about to reach a seller."""
         self._revive()
-        self._book.begin(reservation_id, now_ms, in_doubt_ms)
-        await self._committed()
+        try:
+            self._book.begin(reservation_id, now_ms, in_doubt_ms)
+        finally:  # that a hold is over is said when it is written
+            await self._committed()
 
     async def relayed(self, reservation_id: str, nusd: int) -> None:
         """At least so much is owed so far."""

@@ -117,6 +117,8 @@ class Book:
             reference=hold.order_id,
             detail=entry.digests,
         )
+        if hold.in_doubt_ms is not None:
+            self._begin(entry, now_ms, hold.in_doubt_ms)
         return entry.reservation()
 
     def begin(self, reservation_id: str, now_ms: int, in_doubt_ms: int) -> None:
@@ -124,6 +126,9 @@ class Book:
         entry = self._live(reservation_id, now_ms)
         if entry is None:
             raise HoldResolved(f"reservation {reservation_id} is no longer held")
+        self._begin(entry, now_ms, in_doubt_ms)
+
+    def _begin(self, entry: Entry, now_ms: int, in_doubt_ms: int) -> None:
         entry.state = HoldState.IN_DOUBT
         entry.until_ms = max(entry.until_ms, now_ms + in_doubt_ms)
         self._write(now_ms, RowKind.BEGIN, self._accounts[entry.account], entry)

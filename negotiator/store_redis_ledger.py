@@ -93,6 +93,7 @@ class RedisLedger:
             hold.hold_nusd,
             now_ms + hold.hold_ms,
             orjson.dumps(dict(hold.digests)),
+            "" if hold.in_doubt_ms is None else now_ms + hold.in_doubt_ms,
             now_ms=now_ms,
         )
         self._place(reservation_id, hold.account, hold.order_id)

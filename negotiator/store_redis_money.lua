@@ -82,7 +82,17 @@ local function shortfall(nusd)
   return held
 end
 
--- ARGV: 5 rid, 6 account, 7 order, 8 nusd, 9 until, 10 digests
+-- From here the hold is in doubt.
+local function begin(doubt)
+  local is = redis.call('HMGET', HOLD, 'rid', 'until')
+  local till = doubt
+  if tonumber(is[2]) > tonumber(till) then till = is[2] end
+  redis.call('HSET', HOLD, 'state', 'in_doubt', 'until', till)
+  redis.call('ZADD', DUE, till, is[1])
+  write(ROWS, SEQ, 'begin', LEAF, { rid = is[1], until_ms = till })
+end
+
+-- ARGV: 5 rid, 6 account, 7 order, 8 nusd, 9 until, 10 digests, 11 in doubt until, empty = no call follows
 function verbs.reserve()
   local rid, nusd, till = ARGV[5], ARGV[8], ARGV[9]
   local taken = redis.call('GET', ORDER)
@@ -105,18 +115,14 @@ function verbs.reserve()
   redis.call('ZADD', DUE, till, rid)
   write(ROWS, SEQ, 'hold', LEAF,
     { rid = rid, nusd = nusd, until_ms = till, reference = ARGV[7], detail = ARGV[10] })
+  if ARGV[11] ~= '' then begin(ARGV[11]) end
   return { 'held', unpack(record()) }
 end
 
 -- ARGV: 5 until
 function verbs.begin()
   if not live() then return { 'resolved' } end
-  local is = redis.call('HMGET', HOLD, 'rid', 'until')
-  local till = ARGV[5]
-  if tonumber(is[2]) > tonumber(till) then till = is[2] end
-  redis.call('HSET', HOLD, 'state', 'in_doubt', 'until', till)
-  redis.call('ZADD', DUE, till, is[1])
-  write(ROWS, SEQ, 'begin', LEAF, { rid = is[1], until_ms = till })
+  begin(ARGV[5])
   return { 'begun' }
 end
 

@@ -21,14 +21,14 @@ from negotiator.store_redis import RedisStore
 
 __all__ = ["POINTS", "arm"]
 
-VERBS: Final = ("reserve", "begin", "post")
+VERBS: Final = ("reserve", "post")
 POINTS: Final = (
     "after quotes",
     "after choice",
     *(f"{when} {verb}" for verb in VERBS for when in ("before", "after")),
     "after first token",
 )
-"""Where a worker may be killed, in the order of rooms (``after first token`` is between begin and post)."""
+"""Where a worker may be killed, in the order of rooms (``after first token`` is between reserve and post)."""
 
 
 def arm(folder: Path, point: str) -> None:

@@ -21,7 +21,7 @@ class ReferenceHold:
     posted_nusd: int = 0
     house_nusd: int = 0
     suspense_nusd: int = 0
-    charged_ms: int = 0
+    charged_ms: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -56,7 +56,7 @@ class ReferenceLedger:
             for h in self.holds.values()
             if h.posted_nusd
             and account in self.line(h.account)
-            and self._same_day(account, h.charged_ms, at_ms)
+            and self._same_day(account, h.charged_ms[account], at_ms)
         )
 
     def limit(self, account: str, now_ms: int) -> int | None:
@@ -78,11 +78,11 @@ class ReferenceLedger:
         days = [datetime.fromtimestamp(at_ms // 1000, UTC).date() for at_ms in (one_ms, other_ms)]
         return days[0] == days[1]
 
-    def touch(self, account: str, now_ms: int) -> int:
-        """A row is written on an account at this time; gives the time its line counts it at."""
+    def touch(self, account: str, now_ms: int) -> dict[str, int]:
+        """A row is written on an account at this time; gives the time each of its line counts it at."""
         for each in self.line(account):
             self.seen_ms[each] = max(self.seen_ms.get(each, 0), now_ms)
-        return self.seen_ms[account]
+        return {each: self.seen_ms[each] for each in self.line(account)}
 
     def running(self, account: str, order_id: str) -> ReferenceHold | None:
         """The hold that has the order id, if one has."""

@@ -89,10 +89,20 @@ class Life:
             self.draw.choice((10, 1_000, 60_000)),
             f"r{next(self.numbers)}",
         )
+        doubt_ms = self.draw.choice((None, 10, 90_000))
         expected = self.model.reserve(rid, account, order_id, nusd, hold_ms, self.now_ms)
-        hold = Hold(reservation_id=rid, order_id=order_id, account=account, hold_nusd=nusd, hold_ms=hold_ms)
+        hold = Hold(
+            reservation_id=rid,
+            order_id=order_id,
+            account=account,
+            hold_nusd=nusd,
+            hold_ms=hold_ms,
+            in_doubt_ms=doubt_ms,
+        )
         outcome = await self.store.reserve(hold, self.now_ms)
         if isinstance(outcome, Reservation):
+            if doubt_ms is not None:
+                assert self.model.begin(rid, doubt_ms, self.now_ms)
             self.ids[rid] = outcome.reservation_id
             found = "held"
         elif isinstance(outcome, OrderRecord):

@@ -222,6 +222,24 @@ async def test_a_begun_call_never_just_expires(store: Store) -> None:
     assert await standing(store, "team", T0 + 120_000) == (130, 0)
 
 
+async def test_a_hold_made_for_a_call_is_begun_in_the_same_step(store: Store) -> None:
+    """In doubt from its first moment, for as long as was said and never less than a hold lasts."""
+    longer = replace(hold(1, 100), in_doubt_ms=120_000)
+    shorter = replace(hold(2, 100), in_doubt_ms=1_000)
+    ids = []
+    for asked, until_ms in ((longer, T0 + 120_000), (shorter, T0 + 60_000)):
+        made = await store.reserve(asked, T0)
+        assert isinstance(made, Reservation)
+        assert (made.state, made.expires_ms) == (HoldState.IN_DOUBT, until_ms)
+        ids.append(made.reservation_id)
+    await store.void(ids[1], T0)
+    assert list(await store.sweep(T0 + 119_999)) == []
+    (lapsed,) = await store.sweep(T0 + 120_000)
+    assert (lapsed.reservation_id, lapsed.state, lapsed.posted_nusd) == (ids[0], HoldState.POSTED, 100)
+    assert await standing(store, "team", T0 + 120_000) == (100, 0)
+    assert not await store.audit()
+
+
 async def test_no_call_may_begin_on_a_hold_that_is_gone(store: Store) -> None:
     """A hold that was voided, ran out, or never was, refuses the call."""
     voided, late = await held(store, 1, 100), await held(store, 2, 100)
