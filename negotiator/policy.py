@@ -150,7 +150,9 @@ def rank(order: Order, candidates: Iterable[Candidate]) -> list[Candidate]:
     """The eligible candidates, best first by the order's policy; ties by name, so the order is total."""
     key = POLICIES[order.policy]
     eligible = [candidate for candidate in candidates if not candidate.misses]
-    return sorted(eligible, key=lambda c: (*key(c), c.quote.key, c.quote.tier))
+    if len(eligible) > 1:
+        eligible.sort(key=lambda c: (*key(c), c.quote.key, c.quote.tier))
+    return eligible
 
 
 def targets(order: Order, candidates: Sequence[Candidate]) -> dict[str, Target]:

@@ -65,13 +65,13 @@ def usage_of(report: object) -> Usage | None:
 
 def billed_of(report: object) -> int | None:
     """The seller's own bill in a usage report, nano-dollars, rounded up; None where it sends none (or zero)."""
-    if not isinstance(report, Mapping):
+    if not isinstance(report, dict):
         return None
     ticks = count_of(report, "cost_in_usd_ticks")
     if ticks:
         return -(-ticks // TICKS_PER_NUSD)
     cost = report.get("cost")
-    if isinstance(cost, Mapping):
+    if isinstance(cost, dict):
         cost = cost.get("total_cost")
     if isinstance(cost, (int, float, str)) and not isinstance(cost, bool):
         try:

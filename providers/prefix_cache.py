@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .terms import CacheTerms, CacheWrites, PrefixMark, Usage
 
@@ -24,8 +24,7 @@ FORGETTING: Final = 0.98
 """How much older calls weigh against the newest one."""
 
 
-@dataclass(frozen=True, slots=True)
-class CacheHope:
+class CacheHope(NamedTuple):
     """What the seller's prompt cache is believed to do for a request, in the seller's own tokens.
 
     read_tokens: read if it hits; hit: how probable that is; write_tokens: written and charged if it does not;

@@ -139,10 +139,8 @@ class Quoter:
         token_margin: learnt replacements for the offer's. capacity, firm: as in the quote.
         """
         offer = self.offer
-        if rfq.capabilities or not self._plain:
-            exclusive = EXCLUSIVE & offer.tags
-            if not exclusive <= rfq.capabilities <= offer.tags:
-                return self._unsupported(rfq)
+        if (rfq.capabilities or not self._plain) and not self._can_do(rfq.capabilities):
+            return self._unsupported(rfq)
         sizes = self._sizes(rfq, token_factor or offer.token_factor, token_margin or offer.token_margin)
         if isinstance(sizes, Decline):
             return sizes
@@ -152,8 +150,9 @@ class Quoter:
         expected_nusd = 0
         for line in lines:
             expected_nusd += line.nusd
-        ceiling_nusd = _up(covered * worst) + self.slack_nusd
-        ceiling_nusd += _up(max_output * rates.output_nusd_per_mtok) + rates.request_nusd
+        ceiling_nusd = self.slack_nusd + rates.request_nusd  # each part is rounded up
+        ceiling_nusd -= -covered * worst // TOKENS_PER_RATE
+        ceiling_nusd -= -max_output * rates.output_nusd_per_mtok // TOKENS_PER_RATE
         discounts: tuple[Discount, ...] = ()
         if not (cache is NO_CACHE and reduction is None and self._list_steps is None):
             discounts = tuple(
@@ -209,6 +208,9 @@ class Quoter:
         if left_ms is not None and left_ms < ttl_ms and cache.read_tokens:
             ttl_ms = left_ms
         return ttl_ms if ttl_ms > MIN_VALID_MS else MIN_VALID_MS
+
+    def _can_do(self, capabilities: frozenset[str]) -> bool:
+        return EXCLUSIVE & self.offer.tags <= capabilities <= self.offer.tags
 
     def _unsupported(self, rfq: RFQ) -> Decline:
         offer = self.offer
@@ -304,7 +306,9 @@ def _lines(rates: Rates, input_tokens: int, output: int, cache: CacheHope) -> tu
 
 
 def _line(kind: LineKind, tokens: int, rate: int) -> PriceLine:
-    return PriceLine(kind, tokens, rate, _even(tokens * rate))
+    product = tokens * rate
+    nusd = _even(product) if product % TOKENS_PER_RATE else product // TOKENS_PER_RATE
+    return PriceLine(kind, tokens, rate, nusd)
 
 
 def _plain_nusd(rates: Rates, input_tokens: int, output: int) -> int:
@@ -319,10 +323,6 @@ def _plain_nusd(rates: Rates, input_tokens: int, output: int) -> int:
 def _even(product: int) -> int:
     whole, twice = product // TOKENS_PER_RATE, 2 * (product % TOKENS_PER_RATE)
     return whole + (twice > TOKENS_PER_RATE or (twice == TOKENS_PER_RATE and whole & 1))
-
-
-def _up(product: int) -> int:
-    return -(-product // TOKENS_PER_RATE)
 
 
 def _ms(value: float) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 __all__ = [
     "NO_TOKENS",
@@ -100,8 +100,7 @@ NO_TOKENS: Final = Usage(0, 0)
 """Nothing was delivered."""
 
 
-@dataclass(frozen=True, slots=True)
-class PriceLine:
+class PriceLine(NamedTuple):
     """One line of a bill: ``tokens`` at ``nusd_per_mtok`` (for a request line: the call's price)."""
 
     kind: LineKind
