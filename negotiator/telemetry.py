@@ -91,6 +91,7 @@ class Telemetry:
             "seller.failed": self._failed,
             "plan.solved": self._solved,
             "market_maker.died": lambda event: self._maker_deaths.inc(),
+            "quality.changed": self._changed,
         }
 
     def _counter(self, name: str, says: str, *labels: str) -> Counter:
@@ -121,6 +122,9 @@ class Telemetry:
         )
         self._ledger = _Children(counter("ledger_events_total", "What the ledger reports.", "event"))
         self._maker_deaths = counter("market_maker_deaths_total", "Market makers that ended or fell silent.")
+        self._changes = _Children(
+            counter("quality_changes_total", "Models found to answer worse or better.", "model", "direction")
+        )
         self._cache_expected = _Children(
             counter("cache_tokens_expected_total", "Input tokens expected from warm prompt caches.", *pair)
         )
@@ -231,6 +235,10 @@ class Telemetry:
 
     def _failed(self, event: Event) -> None:
         self._failures[event.facts["provider"], event.facts["error"]].inc()
+
+    def _changed(self, event: Event) -> None:
+        facts = event.facts
+        self._changes[facts["model"], "worse" if facts["since"] < facts["before"] else "better"].inc()
 
     def _solved(self, event: Event) -> None:
         self._gap.observe(event.facts["gap"])

@@ -183,8 +183,8 @@ def test_a_wrong_score_is_refused(score: float, weight: float) -> None:
         room().learn("good", None, score, weight=weight)
 
 
-def test_a_changed_model_is_noticed_once() -> None:
-    """A model that falls from 0.8 to 0.4 is reported once, within 100 answers, with what it was and is."""
+def test_a_changed_model_is_noticed_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A model that falls from 0.8 to 0.4 is reported and logged once, within 100 answers, with what it was and is."""
     events: list[Event] = []
     quality, draw = room(events=events), np.random.default_rng(0)
     for _ in range(300):
@@ -196,6 +196,8 @@ def test_a_changed_model_is_noticed_once() -> None:
     assert event.name == "quality.changed"
     assert event.facts["model"] == "good"
     assert event.facts["since"] < 0.55 < event.facts["before"]
+    (line,) = caplog.messages
+    assert line.startswith("good is not what it was: mean score 0.")
     assert quality.estimate("x", ["good"]).mean[0] == pytest.approx(0.4, abs=0.12)
 
 

@@ -65,6 +65,7 @@ def test_every_metric_of_a_market_is_there_with_help_and_type() -> None:
         refused(50),
         Event("ledger.lapsed", 0),
         Event("market_maker.died", 0),
+        Event("quality.changed", 0, {"model": "m", "before": 0.8, "since": 0.4, "answers": 60}),
     ):
         telemetry.note(event)
     telemetry.note(Event("plan.solved", 0, {"gap": 2e-4, "served": 5, "solve_s": 0.5}))
@@ -87,6 +88,7 @@ def test_every_metric_of_a_market_is_there_with_help_and_type() -> None:
     assert samples['negotiator_cache_tokens_read_total{"model": "m", "provider": "shop"}'] == 60
     assert samples["negotiator_plan_gap_count"] == 1
     assert samples["negotiator_market_maker_deaths_total"] == 1
+    assert samples['negotiator_quality_changes_total{"direction": "worse", "model": "m"}'] == 1
     for code in RejectCode:
         assert f'negotiator_rejects_total{{"reject": "{code.name}"}}' in samples
 

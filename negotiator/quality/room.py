@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from negotiator.quality.evidence import Belief, Evidence
 from negotiator.quality.priors import Priors, bare_name
 
 __all__ = ["Predictor", "Quality"]
+
+logger = logging.getLogger("negotiator")
 
 P95_FACTOR = 3.0
 """p95 over mean of a log-normal length with sigma 0.9, about what recorded answers show."""
@@ -117,6 +120,13 @@ class Quality:
                 "answers": change.answers,
             }
             self._emit(Event("quality.changed", now_ms, facts))
+            logger.warning(
+                "%s is not what it was: mean score %.2f over its last %d judged answers, %.2f expected",
+                name,
+                change.since,
+                change.answers,
+                change.before,
+            )
 
     def learn_length(
         self, model: str, task: str | None, output_tokens: int, *, text: str | None = None
