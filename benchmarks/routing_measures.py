@@ -28,6 +28,7 @@ __all__ = ["arena", "baselines", "calibration", "floors", "gaps", "pair", "score
 
 Floats = npt.NDArray[np.float64]
 LAMBDAS = (0.0, 0.01, 0.03, 0.1, 0.2, 0.5, 1.0, 5.0)
+SPREAD_LAMBDAS = (0.03, 0.1)
 FLOORS = (0.5, 0.6, 0.7, 0.8, 0.9)
 CHECK_RIGHT = 0.8
 
@@ -88,8 +89,13 @@ def gaps(router: Router, quality: Floats, cost: Floats) -> dict[str, float]:
         utility = quality - weight * cost
         mine = utility[rows, choose(router.mean, router.cost, weight)].mean()
         single, oracle = utility.mean(axis=0).max(), utility.max(axis=1).mean()
-        found[f"{weight:g}"] = float(100 * (mine - single) / max(oracle - single, 1e-12))
+        found[f"{weight:g}"] = _share(mine, single, oracle)
     return found
+
+
+def _share(mine: float, single: float, oracle: float) -> float:
+    """Of the oracle's gain over the best single model, per cent."""
+    return float(100 * (mine - single) / max(oracle - single, 1e-12))
 
 
 def calibration(mean: Floats, quality: Floats) -> dict[str, Any]:
@@ -138,8 +144,13 @@ def pair(router: Router, quality: Floats, cost: Floats) -> dict[str, float]:
 def spread(
     mine: Router, other: Router, quality: Floats, cost: Floats, *, draws: int = 300, seed: int = 0
 ) -> dict[str, float]:
-    """Paired bootstrap over prompts: AIQ of mine, and minus the other's; cost@best of mine. Means and sd."""
+    """Paired bootstrap over prompts: AIQ of mine, and minus the other's; cost@best and gaps of mine. Means and sd."""
     draw, rows = np.random.default_rng(seed), np.arange(len(quality))
+    utilities = [quality - weight * cost for weight in SPREAD_LAMBDAS]
+    taken = [
+        values[rows, choose(mine.mean, mine.cost, w)]
+        for values, w in zip(utilities, SPREAD_LAMBDAS, strict=True)
+    ]
     tables = []
     for router in (mine, other):
         chosen = [choose(router.mean, router.cost, w) for w in lambdas(router.cost)]
@@ -152,11 +163,22 @@ def spread(
         lines = [hull(weight @ paid, weight @ got) for paid, got in tables]
         aiq = [line.aiq(low, alone_cost[best]) for line in lines]
         share = lines[0].cost_at(alone_quality[best]) / alone_cost[best]
+        gap = [
+            _share(float(weight @ got), float((weight @ values).max()), float(weight @ values.max(axis=1)))
+            for got, values in zip(taken, utilities, strict=True)
+        ]
         found.append(
-            (aiq[0], aiq[0] - aiq[1], lines[0].quality_at(alone_cost[best]) - alone_quality[best], share)
+            (
+                aiq[0],
+                aiq[0] - aiq[1],
+                lines[0].quality_at(alone_cost[best]) - alone_quality[best],
+                share,
+                *gap,
+            )
         )
     mean, sd = np.nanmean(found, axis=0), np.nanstd(found, axis=0)
-    names = ("aiq", "aiq_gain", "quality_gain_over_best", "cost_at_best")
+    names = ["aiq", "aiq_gain", "quality_gain_over_best", "cost_at_best"]
+    names += [f"gap_{weight:g}" for weight in SPREAD_LAMBDAS]
     return {
         f"{name}_{kind}": float(v)
         for kind, values in (("mean", mean), ("sd", sd))

@@ -58,8 +58,8 @@ count. "Best single" is the best model in hindsight. cost@best: cost at its qual
 router's own frontier (`-` = never reached); q@cost: quality at its cost; AIQ: mean height of the frontier between the
 cheapest and the best single model; arena: RouterArena's formula at the best point. Rows marked \\* know the outcomes
 and are bounds, not routers; cascades need a check of every answer, which the others do not. Figures of negotiator in the
-first two tables are medians over splits into folds: {results["seeds"]}. A split more or less moves cost@best by its
-bootstrap spread: compare AIQ.
+first two tables are medians over splits into folds: {results["seeds"]} (Brier and ECE: of the first). A split more or
+less moves cost@best by its bootstrap spread: compare AIQ.
 {note}"""
 
 
@@ -116,7 +116,8 @@ def _routers(found: Mapping[str, Any]) -> str:
 def _gaps(found: Mapping[str, Any]) -> str:
     head = ["share of the oracle's gap closed, %, at lambda", *next(iter(found["gaps"].values()))]
     rows = [[name, *(f"{gap:.1f}" for gap in gaps.values())] for name, gaps in found["gaps"].items()]
-    return _table(head, rows)
+    sd = ", ".join(f"{found['spread'][f'gap_{weight}_sd']:.1f} at {weight}" for weight in ("0.03", "0.1"))
+    return _table(head, rows) + f"\nStandard deviation of negotiator's over prompts (bootstrap): {sd}.\n"
 
 
 def _floors(found: Mapping[str, Any]) -> str:
