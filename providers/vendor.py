@@ -87,12 +87,13 @@ class VendorSeller:
         if refused is not None:
             return (Decline(self.name, "", DeclineCode.UNSUPPORTED, f"cannot honour {refused}"),)
         try:
-            rest = self._keys.rest()
+            resting = self._keys.resting
         except AuthFailed as error:
             return (Decline(self.name, "", DeclineCode.AUTH, error.detail),)
-        if rest is not None:
-            return (Decline(self.name, "", *_told(rest)),)
-        if self._keys.resting:
+        if resting:
+            rest = self._keys.rest()
+            if rest is not None:
+                return (Decline(self.name, "", *_told(rest)),)
             return self._prices.answer(rfq, self._rested)
         if self._standing is None:
             return self._prices.answer(rfq)

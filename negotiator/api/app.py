@@ -45,6 +45,8 @@ MAX_RUNNING: Final = 20_000
 BODY_S: Final = 60.0
 """How long a body may take to arrive."""
 
+_UNCOUNTED: Final = nullcontext()
+
 _MODULES: Final[tuple[ModuleType, ...]] = (
     quotes,
     orders,
@@ -98,7 +100,7 @@ def _endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespo
                 await house.limits.enter(key)
         try:
             await _read(route, call)
-            with house.feeds.hold(key.key_id if key is not None else "") if route.feeds else nullcontext():
+            with house.feeds.hold(key.key_id if key is not None else "") if route.feeds else _UNCOUNTED:
                 return _response(await route.handler(call), call, route.status)
         finally:
             if key is not None:

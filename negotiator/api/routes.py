@@ -193,7 +193,9 @@ async def take_in(route: Route, call: Call) -> None:
         raise ApiFault.invalid(f"{next(iter(request.query), 'query')}: expected no query, found one")
     if route.req is None:
         return
-    kind = request.content_type
+    kind = request.headers.get("content-type", "")
+    if kind != JSON_TYPE:
+        kind = request.content_type  # without its parameters
     if kind != JSON_TYPE and not (route.ndjson and kind in NDJSON_TYPES):
         raise ApiFault(415, "MEDIA_TYPE_UNSUPPORTED", f"content-type: expected {JSON_TYPE}, found {kind!r}")
     if (request.content_length or 0) > call.house.max_body:
