@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from html import escape
 from typing import Any, Final
 
@@ -22,9 +23,10 @@ body { margin:0 auto; max-width:60rem; padding:2rem 1rem 4rem; background:var(--
   font:16px/1.5 system-ui, sans-serif; }
 h1 { font-size:1.5rem; margin:0 0 .25rem; } h2 { font-size:1.05rem; margin:2.2rem 0 .5rem; }
 p { margin:.25rem 0; } .muted, figcaption { color:var(--muted); font-size:.85rem; }
-.tiles { display:grid; grid-template-columns:repeat(auto-fit,minmax(9rem,1fr)); gap:.75rem; margin:1.25rem 0; }
+.tiles { display:grid; grid-template-columns:repeat(3,1fr); gap:.75rem; margin:1.25rem 0; }
+@media (max-width:34rem) { .tiles { grid-template-columns:repeat(2,1fr); } }
 .tiles div { background:var(--card); border:1px solid var(--line); border-radius:.5rem; padding:.6rem .8rem; }
-.tiles b { display:block; font-size:1.25rem; font-variant-numeric:tabular-nums; overflow-wrap:anywhere; }
+.tiles b { display:block; font-size:1.15rem; font-variant-numeric:tabular-nums; white-space:nowrap; }
 figure { margin:.75rem 0; overflow-x:auto; } svg { width:100%; min-width:34rem; font:13px system-ui, sans-serif; }
 svg text { fill:var(--ink); } svg text.muted { fill:var(--muted); font-size:12px; } .number { font-size:12px; }
 svg .axis { stroke:var(--line); } svg .a { fill:var(--a); } svg .b { fill:var(--b); }
@@ -75,7 +77,7 @@ def _tiles(report: Values) -> str:
 
 def _short(usd: str) -> str:
     """Four digits are enough for a picture."""
-    return dollars(f"{float(usd):.4g}")
+    return dollars(format(Decimal(f"{float(usd):.4g}"), "f"))
 
 
 def _pictures(report: Values) -> Sequence[tuple[str, str, str]]:

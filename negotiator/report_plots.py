@@ -10,23 +10,25 @@ __all__ = ["bars", "columns_over_time", "points", "waterfall"]
 
 WIDTH: Final = 680
 LABEL: Final = 170  # room for names at the left
-VALUE: Final = 150  # room for numbers at the right
+DIGIT: Final = 7  # a number's room for each of its characters
 ROW: Final = 30
 BAR: Final = 18
 
 
 def bars(title: str, rows: Sequence[tuple[str, float, str]]) -> str:
-    """Horizontal bars: name, length, the number beside it; the first is ours and drawn as such."""
+    """Horizontal bars: name, length, the number before it; the first is ours and drawn as such."""
+    left = _left(rows)
     most = max((value for _, value, _ in rows), default=0.0) or 1.0
     parts = []
     for k, (name, value, text) in enumerate(rows):
-        length = (WIDTH - LABEL - VALUE) * value / most
-        parts.append(_row(k, name, LABEL, length, text, "a" if k == 0 else "b"))
+        length = (WIDTH - left) * value / most
+        parts.append(_row(k, name, left, length, text, "a" if k == 0 else "b"))
     return _svg(title, ROW * len(rows) + 4, parts)
 
 
 def waterfall(title: str, rows: Sequence[tuple[str, float, str]]) -> str:
-    """From a first total by steps up or down to a last total; name, height or step, the number beside it."""
+    """From a first total by steps up or down to a last total; name, height or step, the number before it."""
+    left = _left(rows)
     totals, at = [], 0.0
     for k, (_, value, _) in enumerate(rows):
         begin, end = (0.0, value) if k in (0, len(rows) - 1) else (at, at + value)
@@ -34,10 +36,10 @@ def waterfall(title: str, rows: Sequence[tuple[str, float, str]]) -> str:
         at = end
     low = min((min(pair) for pair in totals), default=0.0)
     high = max((max(pair) for pair in totals), default=0.0)
-    scale = (WIDTH - LABEL - VALUE) / ((high - low) or 1.0)
+    scale = (WIDTH - left) / ((high - low) or 1.0)
     parts = []
     for k, ((name, _, text), (begin, end)) in enumerate(zip(rows, totals, strict=True)):
-        x = LABEL + (min(begin, end) - low) * scale
+        x = left + (min(begin, end) - low) * scale
         kind = "b" if k in (0, len(rows) - 1) else "up" if end >= begin else "down"
         parts.append(_row(k, name, x, abs(end - begin) * scale, text, kind))
     return _svg(title, ROW * len(rows) + 4, parts)
@@ -99,6 +101,11 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
+def _left(rows: Sequence[tuple[str, float, str]]) -> int:
+    """Where bars begin: names and numbers come before them, so that neither is cut off however long a bar is."""
+    return LABEL + DIGIT * max((len(text) for _, _, text in rows), default=0) + 12
+
+
 def _row(number: int, name: str, x: float, length: float, text: str, kind: str) -> str:
     y = number * ROW + 4
     middle = y + BAR / 2 + 4
@@ -106,7 +113,7 @@ def _row(number: int, name: str, x: float, length: float, text: str, kind: str) 
         f'<text x="{LABEL - 10}" y="{middle}" text-anchor="end">{escape(name)}</text>'
         f'<rect class="{kind}" x="{x:.1f}" y="{y}" width="{max(1.5, length):.1f}" height="{BAR}" rx="3">'
         f"<title>{escape(name)}: {escape(text)}</title></rect>"
-        f'<text class="number" x="{x + max(1.5, length) + 8:.1f}" y="{middle}">{escape(text)}</text>'
+        f'<text class="number" x="{LABEL}" y="{middle}">{escape(text)}</text>'
     )
 
 
