@@ -15,8 +15,8 @@ from providers.tokens import count_text
 
 from .batch_parcel import Parcel, ParcelLine
 from .engine_book import Job, ask
-from .engine_delivery import Delivery
-from .errors import Reject, RejectCode, Rejected
+from .engine_delivery import Delivery, longest_ms
+from .errors import Reject, RejectCode, Rejected, StoreError
 from .events import Event
 from .order import Assignment, Attempt, Candidate, Completion, HoldState, Order
 from .order_log import used_kept
@@ -100,7 +100,14 @@ async def give_back(
     job.assignment = replace(choice, hold_nusd=line.hold_nusd)
     rooms.ledger.take_back(line.reservation)
     try:
-        done, _ = await Delivery(rooms, job, job.assignment, line.reservation).whole()
+        await rooms.ledger.begin(line.reservation, longest_ms(rooms, job.order, job.assignment))
+    except StoreError as away:
+        await rooms.ledger.void(line.reservation)
+        returns.fail(line.custom_id, _unanswered(parcel, error, str(away)))
+        return
+    held = replace(line.reservation, state=HoldState.IN_DOUBT)
+    try:
+        done, _ = await Delivery(rooms, job, job.assignment, held).whole()
     except Rejected as refused:
         returns.fail(line.custom_id, refused.reject)
     else:

@@ -26,7 +26,7 @@ from .execution_call import Slot
 from .intake import prompt_text
 from .limits import Full, load_of
 from .money import format_usd
-from .order import Assignment, Candidate, Chunk, Completion, HoldState, Order, Reservation
+from .order import Assignment, Candidate, Chunk, Completion, Order, Reservation
 from .record import completion_kept
 from .store import Note
 
@@ -42,7 +42,6 @@ _CODES = {
     "deadline": RejectCode.DEADLINE_PASSED,
     "cancelled": RejectCode.CANCELLED,
     "full": RejectCode.CAPACITY_EXHAUSTED,
-    "store": RejectCode.LEDGER_UNAVAILABLE,
 }
 
 
@@ -80,7 +79,6 @@ class Delivery:
         self.job = job
         self.reservation = reservation
         self._rooms = rooms
-        self._assignment = assignment
         self._check = check
         self._grant = grant
         self.immediate = rooms.ledger.immediate
@@ -158,12 +156,6 @@ class Delivery:
             return grant.slot
         slot = self._rooms.capacity.take(quote.provider, quote.model, load_of(candidate), retry=retry)
         return None if isinstance(slot, Full) else slot
-
-    async def begin(self) -> None:
-        """The hold is in doubt from here until it resolves; one that was made for this call is already."""
-        if self.reservation.state is not HoldState.IN_DOUBT:
-            longest = longest_ms(self._rooms, self.job.order, self._assignment)
-            await self._rooms.ledger.begin(self.reservation, longest)
 
     async def relayed(self, nusd: int) -> None:
         """The ledger says so where the store is away; the call stands as it is."""
@@ -338,7 +330,6 @@ _WHY = {
     RejectCode.DEADLINE_PASSED: "the deadline passed before an answer came",
     RejectCode.CANCELLED: "the buyer hung up",
     RejectCode.CAPACITY_EXHAUSTED: "every seller that meets the terms is full just now",
-    RejectCode.LEDGER_UNAVAILABLE: "the ledger does not answer",
     RejectCode.PROVIDERS_FAILED: "no seller delivered",
 }
 

@@ -8,7 +8,7 @@ the input and what was delivered; one whose call fails before its first token pa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -17,7 +17,7 @@ from providers.errors import ProviderError
 from providers.terms import NO_TOKENS, RFQ, Delta, Fill, Quote, Ticket, Usage, price_nusd
 
 from .execution_call import Call, Slot
-from .order import Assignment, Attempt, Candidate, Order, Reservation
+from .order import Assignment, Attempt, Candidate, HoldState, Order, Reservation
 
 __all__ = ["Execution", "House", "Outcome", "Slot", "cost_of"]
 
@@ -26,15 +26,10 @@ TELL_EVERY_S: Final = 1.0
 
 
 class House(Protocol):
-    """What this room asks of the others, through the engine. immediate: whether :meth:`begin` never waits."""
-
-    immediate: bool
+    """What this room asks of the others, through the engine."""
 
     def take(self, candidate: Candidate, retry: bool) -> Slot | None:
         """Room at the candidate's seller, None = it is full. ``retry``: another seller failed before."""
-
-    async def begin(self) -> None:
-        """Make it known that a call begins: from here the hold is in doubt until it resolves. Raises StoreError."""
 
     async def relayed(self, nusd: int) -> None:
         """At least so much is owed so far, should nobody live to settle. Raises nothing: it is told beside the answer."""
@@ -58,7 +53,7 @@ class Outcome:
 
     fill, candidate: what was delivered and by whom, None = nothing. billed_nusd: owed by the account, all
     attempts. house_nusd: what the house bears above. cause: ``""``, ``deadline``,
-    ``cancelled``, ``failed``, ``full``, ``store``.
+    ``cancelled``, ``failed``, ``full``.
     """
 
     fill: Fill | None
@@ -109,8 +104,6 @@ class Execution:
         self._count_tokens = count_tokens
         self._attempts_left = attempts
         self._withhold = order.policy == "two_tier"
-        self._writing: asyncio.Task[None] | None = None
-        self._written = False
         self._telling: asyncio.Task[None] | None = None
         self._tell_at_s: float | None = None
         self._started_s = 0.0
@@ -188,24 +181,9 @@ class Execution:
             self.serving = candidate
             yield self._open(candidate, slot)
 
-    async def _start(self, ticket: Ticket) -> AsyncIterator[Delta]:
-        """The seller's answer; that a call begins is written before it or, where that takes time, beside it."""
-        if not self._written:
-            if self._house.immediate:
-                await self._house.begin()
-                self._written = True
-            elif self._writing is None:
-                self._writing = asyncio.ensure_future(self._house.begin())
+    def _start(self, ticket: Ticket) -> AsyncIterator[Delta]:
+        assert self._reservation.state is HoldState.IN_DOUBT, "a call is made under a hold that says so"
         return self._sellers[ticket.quote.provider].execute(ticket)
-
-    def _begun(self) -> Awaitable[None] | None:
-        """Nothing is let out before the store has written that a call began: what to wait for, None = it has."""
-        return None if self._written or self._writing is None else self._wait_written(self._writing)
-
-    async def _wait_written(self, writing: Awaitable[None]) -> None:
-        """Raises StoreError."""
-        await writing
-        self._written = True
 
     def _tell(self, call: Call) -> None:
         """Tell what is owed so far, beside the answer; one telling at a time."""
@@ -258,7 +236,6 @@ class Execution:
             left_ms,
             patience_ms,
             start=self._start,
-            begun=self._begun,
             ended=self._conclude,
         )
 
@@ -271,7 +248,7 @@ class Execution:
         if error is not None:
             self._cause = cause or "failed"
             self._retry_after_ms = error.retry_after_ms or self._retry_after_ms
-            if cause not in ("cancelled", "store"):
+            if cause != "cancelled":
                 self._house.failed(candidate, error, call.latency_ms)
         if fill is not None:
             buyer_nusd, house_nusd = cost_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -13,7 +13,6 @@ from providers.assembly import MessageBuilder
 from providers.errors import MalformedAnswer, ProviderError, ProviderTimeout, StreamCut
 from providers.terms import Delta, Fill, LineKind, Ticket, Usage
 
-from .errors import StoreError
 from .order import Candidate
 
 __all__ = ["MAX_ANSWER_BYTES", "Call", "Cutoff", "Slot"]
@@ -85,12 +84,11 @@ class Cutoff:
 class Call:
     """One attempt: ``async with`` around it notes and swallows what ends it, unless the buyer hung up.
 
-    cause: what ended it other than the seller (deadline, cancelled, store). start: makes the call. begun: what to wait
-    for until it is written that it began, None = it is. ended: told once, when ``error`` and ``cause`` are known.
+    cause: what ended it other than the seller (deadline, cancelled). start: makes the call. ended: told once, when
+    ``error`` and ``cause`` are known.
     """
 
     __slots__ = (
-        "_begun",
         "_begun_s",
         "_billed_nusd",
         "_cutoff",
@@ -122,15 +120,13 @@ class Call:
         left_ms: int | None,
         patience_ms: int | None,
         *,
-        start: Callable[[Ticket], Awaitable[AsyncIterator[Delta]]],
-        begun: Callable[[], Awaitable[None] | None],
+        start: Callable[[Ticket], AsyncIterator[Delta]],
         ended: Callable[[Call], None],
     ) -> None:
         self.candidate = candidate
         self.ticket = ticket
         self.slot = slot
         self._start = start
-        self._begun = begun
         self._ended = ended
         self._pieces: AsyncIterator[Delta] | None = None
         self._over = False
@@ -177,14 +173,11 @@ class Call:
     async def next(self) -> bool:
         """Wait for one more piece and take it in; False = there is none."""
         if self._pieces is None:
-            self._pieces = await self._start(self.ticket)
+            self._pieces = self._start(self.ticket)
         piece = await self._cutoff.next_of(self._pieces)
         if piece is None:
             self._over = True
             return False
-        writing = self._begun()
-        if writing is not None:
-            await writing
         self.add(piece)
         return True
 
@@ -238,8 +231,6 @@ class Call:
         elif isinstance(failure, asyncio.CancelledError | GeneratorExit):
             self.cause, self.error = "cancelled", ProviderTimeout("the buyer hung up")
             return False
-        elif isinstance(failure, StoreError):
-            self.cause, self.error = "store", ProviderTimeout(str(failure))
         elif isinstance(failure, Exception):
             logger.error(
                 "seller %s raised what its contract forbids", self.candidate.quote.key, exc_info=failure

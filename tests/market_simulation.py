@@ -30,7 +30,7 @@ from providers.terms import RFQ, Answer, Delta, Offer, RateLimit, Ticket
 HOLD_MS: Final = 20_000
 IN_DOUBT_MS: Final = 30_000
 DIES_AT: Final = tuple(
-    f"{when} {verb}" for verb in ("reserve", "begin", "post", "void") for when in ("before", "after")
+    f"{when} {verb}" for verb in ("reserve", "relayed", "post", "void") for when in ("before", "after")
 )
 """The points between rooms at which a worker may be killed."""
 
