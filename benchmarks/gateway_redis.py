@@ -2,22 +2,23 @@
 
 A relay on loopback passes every byte on and notes when the gateway sends something to the store. One order at a time
 is sent; trips are those between the order's arrival and the call's at the model server (which passes a relay too),
-and the answer's first byte. What workers tell the store on their own is counted as well, so the median is the figure.
+a stream's first byte, and a whole answer, which waits for its settlement. What workers tell the store on their own is counted as well, so the median is the figure.
 """
 
 from __future__ import annotations
 
 import asyncio
 import statistics
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from itertools import islice
 from urllib.parse import urlsplit
 
 from benchmarks.gateway_load import bodies, opened
 
 __all__ = ["measured", "relayed", "round_trips"]
 
-ORDERS = 200
+ORDERS = 100
 PER_SECOND = 20.0
 
 
@@ -80,16 +81,30 @@ async def measured(
 
 
 async def round_trips(gateway: str, store: Relay, seller: Relay) -> dict[str, float]:
-    """Medians over orders that come one by one: before the call goes out, and before the answer's first byte."""
+    """Medians over orders that come one by one, streamed and whole."""
     await opened(gateway, bodies(), per_second=PER_SECOND, seconds=2)
+    before_call, before_first = await _counted(gateway, store, seller, bodies(stream=True))
+    _, before_answer = await _counted(gateway, store, seller, bodies())
+    return {
+        "orders": 2 * ORDERS,
+        "before_call": statistics.median(before_call),
+        "before_first_byte": statistics.median(before_first),
+        "before_answer": statistics.median(before_answer),
+    }
+
+
+async def _counted(
+    gateway: str, store: Relay, seller: Relay, work: Iterator[bytes]
+) -> tuple[list[int], list[int]]:
+    """Per order, what was sent to the store before the call went out, and before the answer's first byte came."""
     before_call: list[int] = []
     before_first: list[int] = []
     loop = asyncio.get_running_loop()
-    for body in (body for body, _ in zip(bodies(), range(ORDERS), strict=False)):
+    for body in islice(work, ORDERS):
         store.sent.clear()
         seller.sent.clear()
-        began = loop.time()
         answers = await opened(gateway, iter([body]), per_second=1.0, seconds=1.0)
+        began = loop.time() - answers.took_s
         if answers.bad or not seller.sent:
             raise SystemExit(
                 f"{gateway}: expected a good answer of the model server, found {answers.example!r}"
@@ -97,8 +112,4 @@ async def round_trips(gateway: str, store: Relay, seller: Relay) -> dict[str, fl
         first = began + answers.first_s[0]
         before_call.append(sum(began <= at <= seller.sent[0] for at in store.sent))
         before_first.append(sum(began <= at <= first for at in store.sent))
-    return {
-        "orders": len(before_call),
-        "before_call": statistics.median(before_call),
-        "before_first_byte": statistics.median(before_first),
-    }
+    return before_call, before_first

@@ -76,8 +76,8 @@ def page(found: dict[str, Any]) -> str:
     trips = found["redis"]
     if trips is not None:
         lines.append(
-            f"| with Valkey: round trips before the call / before the first byte | - | {trips['before_call']:g} / "
-            f"{trips['before_first_byte']:g}{' | -' * (len(names) - 2)} | 1 / 1 |"
+            "| with Valkey: round trips before the call / a stream's first byte / a whole answer | - "
+            f"| {trips['before_call']:g} / {trips['before_first_byte']:g} / {trips['before_answer']:g}{' | -' * (len(names) - 2)} | 1 / 1 |"
         )
     done = max((one["requests"] for one in found["memory"].values()), default=0)
     lines += [
