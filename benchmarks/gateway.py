@@ -264,6 +264,9 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=100_000, help="after which memory is read")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        # Servers start from bytecode, as where they are installed, also where Python is told to write none.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = f"{folder}/bytecode"
         size = {"rounds": given.rounds, "seconds": given.seconds, "requests": given.requests}
         if given.quick:
             size = {"rounds": 2, "seconds": 2.0, "requests": 6_000}
