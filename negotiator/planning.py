@@ -75,8 +75,9 @@ class PlannedBatch:
     def mean_quality(self) -> float | None:
         """The mean estimated quality of the served, None = nothing is served."""
         served = np.flatnonzero(self.plan.choice >= 0)
-        mean = self.book.quality[served, self.plan.choice[served]].mean(dtype=np.float64)
-        return float(mean) if len(served) else None
+        if not len(served):
+            return None
+        return float(self.book.quality[served, self.plan.choice[served]].mean(dtype=np.float64))
 
     @property
     def offers(self) -> tuple[Offer, ...]:

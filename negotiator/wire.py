@@ -6,6 +6,7 @@ Every model refuses unknown fields by name. Money is US dollars here and integer
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Annotated, Any, Final, Literal
 
@@ -132,9 +133,12 @@ def describe_invalid(error: ValidationError) -> str:
     """One sentence for the first fault: which field, what was expected, what was found."""
     first = error.errors(include_url=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "input"
-    more = error.error_count() - 1
+    at = [one["loc"] for one in error.errors(include_url=False, include_context=False)]
+    whole = [loc for loc in at if not any(loc == below[: len(loc)] and loc != below for below in at)]
+    others = [".".join(map(str, loc)) for loc in whole if loc != first["loc"]][:3]
     if first["type"] == "extra_forbidden":
         text = f"{where}: expected no such field, found {_short(first['input'])}"
+        text += _meant(str(first["loc"][-1]), _fields(error.title, first["loc"]))
     elif first["type"] == "missing":
         text = f"{where}: expected a value, found none"
     else:
@@ -146,9 +150,21 @@ def describe_invalid(error: ValidationError) -> str:
             else f"{where}: {message}, found {_short(first['input'])}"
         )
     if first["type"] == "literal_error" and isinstance(first["input"], str):
-        close = get_close_matches(first["input"], re.findall(r"'([^']+)'", first["msg"]), n=1)
-        text += f"; did you mean {close[0]!r}?" if close else ""
-    return text + (f" (and {more} more)" if more else "")
+        text += _meant(first["input"], re.findall(r"'([^']+)'", first["msg"]))
+    return text + (f" (also wrong: {', '.join(others)})" if others else "")
+
+
+def _meant(said: str, known: Iterable[str]) -> str:
+    close = get_close_matches(said, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _fields(root: str, at: tuple[int | str, ...]) -> Iterable[str]:
+    """The fields known where a field is that is not; none where that is no model of this module."""
+    if "terms" in at[:-1] or "negotiator" in at[:-1]:
+        return Terms.model_fields
+    models: tuple[type[BaseModel], ...] = (Terms, RequestLine, PlanOptions)
+    return next((model.model_fields for model in models if len(at) == 1 and model.__name__ == root), ())
 
 
 def request_line_from(values: Any) -> RequestLine:

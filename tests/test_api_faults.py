@@ -139,6 +139,14 @@ async def test_what_http_refuses_has_the_same_shape(
     assert (body["error"]["code"], body["error"]["type"][-6:]) == (code, "_error")
 
 
+async def test_a_misspelt_path_is_told_which_was_meant() -> None:
+    """A path close to a route's names it; one that is close to none does not, however long it is."""
+    body = await refused("POST", "/v1/chat/completion", 404)
+    assert body["error"]["message"].endswith("; did you mean /v1/chat/completions?")
+    for path in ("/wp-admin", "/" + "x" * 4000):
+        assert "mean" not in (await refused("GET", path, 404))["error"]["message"]
+
+
 async def test_errors_of_messages_are_anthropics() -> None:
     """The same refusals on ``/v1/messages`` come in Anthropic's shape."""
     for status, sent in (

@@ -223,6 +223,7 @@ def test_a_taken_address_is_said(tmp_path: Path) -> None:
         result = CliRunner().invoke(group, ["serve", "--port", port, "--store", "embedded://"])
     assert result.exit_code == 1
     assert f"127.0.0.1:{port}" in str(result.exception)
+    assert "--port takes another one" in str(result.exception)
 
 
 def test_keys_on_the_command_line(tmp_path: Path) -> None:

@@ -85,14 +85,24 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["plan", "missing.jsonl"], 1, "missing.jsonl: expected a readable file"),
     (["plan", "empty.jsonl"], 1, "empty.jsonl: expected at least one request"),
     (["plan", "broken.jsonl", "--json"], 1, "broken.jsonl:1: "),
-    (["plan", "good.jsonl", "--gap", "2"], 1, "gap"),
+    (["plan", "good.jsonl", "--gap", "2"], 2, "gap"),
     (["plan", "good.jsonl", "--objective", "magic"], 2, "magic"),
     (["plan", "good.jsonl", "--config", "bad.toml"], 1, "bad.toml:2: server.port"),
     (["plan", "good.jsonl", "--config", "nowhere.toml"], 1, "nowhere.toml: expected a readable file"),
     (["plan", "good.jsonl", "--config", "kind.toml"], 1, "expected one of"),
-    (["quote", "Hi", "--budget-usd", "-1"], 1, "budget_usd: expected US dollars >= 0"),
-    (["quote", "Hi", "--budget-usd", "NaN"], 1, "budget_usd"),
-    (["quote", "Hi", "--min-quality", "1.5"], 1, "min_quality"),
+    (["quote", "Hi", "--budget-usd", "-1"], 2, "budget_usd: expected US dollars >= 0"),
+    (["quote", "Hi", "--budget-usd", "NaN"], 2, "budget_usd"),
+    (["quote", "Hi", "--min-quality", "1.5"], 2, "min_quality"),
+    (["quote", "Hi", "--tier", "flx"], 2, "found 'flx'; did you mean 'flex'?\n"),
+    (["quote", "Hi", "--tier", "flx", "--min-quality", "2"], 2, "found 2.0 (also wrong: tiers.0)"),
+    (["quote", "Hi", "--policy", "chepest"], 2, "did you mean 'cheapest'?"),
+    (["quote", "Hi", "--model", "gpt-6-lun"], 1, "did you mean 'gpt-6-luna'?"),
+    (
+        ["plan", "misspelt.jsonl"],
+        1,
+        "1: terms.polcy: expected no such field, found 'x'; did you mean 'policy'?",
+    ),
+    (["plan", "misspelt.jsonl"], 1, "nothing to plan: no line is a request"),
     (["quote", "Hi", "--model", "gpt-nothing"], 1, "gpt-nothing"),
     (["run", "good.jsonl"], 2, "--out"),
     (["run", "good.jsonl", "--out", "good.jsonl"], 1, "expected a result of an earlier run"),
@@ -106,6 +116,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     good = {"custom_id": "a", "body": {"messages": [{"role": "user", "content": "Hi"}]}}
     (folder / "good.jsonl").write_text(json.dumps(good) + "\n")
     (folder / "broken.jsonl").write_text("{oops\n" + json.dumps(good) + "\n")
+    (folder / "misspelt.jsonl").write_text(json.dumps({**good, "terms": {"polcy": "x"}}) + "\n")
     (folder / "empty.jsonl").touch()
     (folder / "bad.toml").write_text("[server]\nport = 99999999\n")
     (folder / "kind.toml").write_text('[[providers]]\nkind = "telepathy"\n')
@@ -121,6 +132,8 @@ def test_a_users_mistake_is_one_message(desk: Path, arguments: list[str], code: 
     assert done.returncode == code, done.stderr
     assert message in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+    assert "Where they go" not in done.stdout, "a table without rows"
 
 
 def test_help_has_an_example_for_every_command() -> None:

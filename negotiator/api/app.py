@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
+from difflib import get_close_matches
 from types import ModuleType
 from typing import Any, Final
 
@@ -44,6 +45,9 @@ MAX_RUNNING: Final = 20_000
 
 BODY_S: Final = 60.0
 """How long a body may take to arrive."""
+
+MAX_MISSPELT: Final = 100
+"""Characters of a path that are compared with the routes'."""
 
 _UNCOUNTED: Final = nullcontext()
 
@@ -201,13 +205,18 @@ def _fault_of(error: Exception, request: web.Request) -> ApiFault:
             message = f"{request.method} is not possible here; possible: {allowed}"
             return ApiFault(405, "METHOD_NOT_ALLOWED", message, headers={"allow": allowed})
         case web.HTTPNotFound():
-            return ApiFault(404, "NOT_FOUND", f"there is nothing at {request.path}")
+            return ApiFault(404, "NOT_FOUND", f"there is nothing at {request.path}{_near(request.path)}")
         case web.HTTPException():
             return ApiFault(error.status, "HTTP_ERROR", error.reason)
         case web.RequestPayloadError():
             return ApiFault.invalid("body: expected it whole, found it broken off")
     logger.exception("%s %s failed", request.method, request.match_info.route.resource)
     return ApiFault(500, "INTERNAL", "the server failed; the request id finds the cause in its log")
+
+
+def _near(path: str) -> str:
+    close = get_close_matches(path[:MAX_MISSPELT], {route.path for route in ROUTES}, n=1, cutoff=0.8)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _log(call: Call, status: int, took_ms: float, response: web.StreamResponse | None) -> None:

@@ -178,7 +178,8 @@ async def _run(
     except OSError as error:
         await runner.cleanup()
         raise ConfigInvalid(
-            f"server.host, server.port: expected a free address, found {host}:{port}: {error.strerror or error}"
+            f"server.host, server.port: expected a free address, found {host}:{port}: {error.strerror or error};"
+            " --port takes another one, 0 any that is free"
         ) from None
     return runner
 

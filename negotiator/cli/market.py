@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,11 +13,20 @@ import click
 
 from negotiator.config import Config, load_config
 from negotiator.engine import Engine
+from negotiator.errors import InputInvalid
 from providers.clock import LoopClock, SystemClock, run_virtual
 
 from .terminal import note
 
-__all__ = ["SIMULATED_NOTE", "config_option", "json_option", "ledger_url", "store_option", "with_market"]
+__all__ = [
+    "SIMULATED_NOTE",
+    "config_option",
+    "json_option",
+    "ledger_url",
+    "options_checked",
+    "store_option",
+    "with_market",
+]
 
 T = TypeVar("T")
 
@@ -35,6 +45,15 @@ store_option = click.option(
 SIMULATED_NOTE = (
     "sellers: simulated, at real list prices (no configuration was given: nothing real is bought)"
 )
+
+
+@contextmanager
+def options_checked() -> Iterator[None]:
+    """An option's value that cannot be is wrong usage, exit code 2."""
+    try:
+        yield
+    except InputInvalid as error:
+        raise click.UsageError(str(error)) from None
 
 
 def ledger_url(config: Config, store: str | None) -> str:

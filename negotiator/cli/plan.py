@@ -21,7 +21,7 @@ from negotiator.plan_shards import on_this_machine
 from negotiator.planning import PlannedBatch, plan_requests
 from negotiator.wire import PlanOptions, options_from
 
-from .market import config_option, json_option, with_market
+from .market import config_option, json_option, options_checked, with_market
 from .terminal import console, note, print_json, progress_bar, table, usd
 
 __all__ = ["command", "plan_options", "show_plan"]
@@ -86,7 +86,8 @@ def command(
 
     Example: negotiator plan examples/workload.jsonl --out plan.jsonl
     """
-    given = options_from({name: value for name, value in options.items() if value is not None})
+    with options_checked():
+        given = options_from({name: value for name, value in options.items() if value is not None})
     engines = on_ray if engine == "ray" else partial(on_this_machine, processes=os.cpu_count() or 1)
     with progress_bar() as bar:
         task = bar.add_task("planning", total=None, facts="")
@@ -113,8 +114,10 @@ def command(
 
 def show_plan(out: Console, planned: PlannedBatch, *, max_refused: int = 20) -> None:
     """The plan for people: what is served at what cost, beside what others would pay; limits that bind."""
-    plan = planned.plan
-    quality = planned.mean_quality
+    if not len(planned.batch):
+        out.print("nothing to plan: no line is a request")
+        return
+    plan, quality = planned.plan, planned.mean_quality
     out.print(
         f"[bold]{plan.served}[/] of {len(planned.batch)} requests served for [bold]{usd(plan.cost_nusd)}[/]; "
         f"no plan serves more than {plan.served_bound}, none that serves as many costs less than "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -9,11 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from negotiator.engine import Engine
+from negotiator.errors import RejectCode
 from negotiator.order import Book, Candidate, Miss
 from negotiator.wire import Terms, terms_from
 from negotiator.wire_out import book_out
 
-from .market import config_option, json_option, with_market
+from .market import config_option, json_option, options_checked, with_market
 from .terminal import console, print_json, table, usd
 
 __all__ = ["command"]
@@ -49,12 +51,16 @@ def command(
 
     Example: negotiator quote "Prove that 17 is prime." --budget-usd 0.005 --min-quality 0.9
     """
-    given = terms_from({name: value for name, value in terms.items() if value not in (None, ())})
+    with options_checked():
+        given = terms_from({name: value for name, value in terms.items() if value not in (None, ())})
     body: dict[str, Any] = {"model": model}
     if max_tokens is not None:
         body["max_tokens"] = max_tokens
 
+    near: list[str] = []
+
     async def work(market: Engine) -> Book:
+        near.extend(get_close_matches(model, market.rooms.models, n=1))
         if twice:
             if not market.rooms.simulated:
                 raise click.UsageError("--twice buys TEXT first: expected simulated sellers, found real ones")
@@ -66,6 +72,8 @@ def command(
         print_json(book_out(book))
     else:
         _show(console(), book)
+        if book.reject is not None and book.reject.code is RejectCode.UNPRICEABLE and near:
+            console().print(f"did you mean {near[0]!r}?")
     if book.reject is not None:
         raise click.exceptions.Exit(1)
 

@@ -15,7 +15,7 @@ from negotiator.report import FAR_MS
 from negotiator.report_text import dollars
 from negotiator.wire import terms_from
 
-from .market import json_option
+from .market import json_option, options_checked
 from .report import instant_ms
 from .terminal import console, note, print_json, progress_bar, table
 
@@ -105,7 +105,8 @@ def _changes(terms: tuple[str, ...]) -> dict[str, Any]:
             changes[name] = json.loads(text)
         except ValueError:
             changes[name] = text
-    terms_from(changes, "--term")
+    with options_checked():
+        terms_from(changes, "--term")
     return changes
 
 

@@ -20,7 +20,7 @@ from negotiator.money import format_usd
 from negotiator.plan_parquet import requests_in
 from negotiator.wire import options_from
 
-from .market import config_option, json_option, store_option, with_market
+from .market import config_option, json_option, options_checked, store_option, with_market
 from .plan import plan_options
 from .terminal import console, note, print_json, progress_bar, table, usd
 
@@ -60,7 +60,8 @@ def command(
 
     Example: negotiator run examples/workload.jsonl --out answers.jsonl
     """
-    given = options_from({name: value for name, value in options.items() if value is not None})
+    with options_checked():
+        given = options_from({name: value for name, value in options.items() if value is not None})
     try:
         with file.open("rb") as content:
             batch_id = batch_id_of(content)
