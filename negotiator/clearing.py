@@ -2,7 +2,9 @@
 
 The bid-price rule of revenue management: a candidate's bid is its expected cost plus the shadow price of what it
 takes of its seller's limits. The order goes to the lowest bid that fits, and to nobody when even that is more than
-the order is worth: the room is kept for one that is worth more. Batches: :mod:`negotiator.clearing_batch`.
+the order is worth: the room is kept for one that is worth more. Prices make many orders indifferent between two
+sellers, or between being served and not: bids are shaken a little (Gumbel noise, which makes the lowest a softmin), so
+that they part as the prices expect instead of all going one way. Batches: :mod:`negotiator.clearing_batch`.
 
 Policies ``cheapest`` and ``two_tier`` follow the bids. The others follow their own order, and bids only veto: a
 candidate whose bid is more than the order is worth is passed over. Without fresh prices a bid is the expected cost,
@@ -12,9 +14,11 @@ which is cheapest-first.
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from heapq import heappop, heappush
+from math import log
 from typing import Any, Final, NamedTuple, Protocol
 
 from providers.clock import Clock
@@ -43,6 +47,9 @@ STALE_MS: Final = 60_000
 """Prices this old are still close to right; older ones are not used."""
 
 RETRY_AFTER_MS: Final = 1_000
+FARTHEST: Final = 8.0
+"""How many times the heat of the prices a bid is lowered at most: once in three thousand bids it would be more."""
+
 _BY_BID: Final = frozenset({"cheapest", "two_tier"})
 
 
@@ -87,7 +94,16 @@ _SHAPES: Final = {
 class Clearing:
     """The online half of the room: one order at a time, in microseconds."""
 
-    def __init__(self, rows: Iterable[LimitRow], clock: Clock, emit: Emit, *, attempts: int = 3) -> None:
+    def __init__(
+        self,
+        rows: Iterable[LimitRow],
+        clock: Clock,
+        emit: Emit,
+        *,
+        attempts: int = 3,
+        rng: random.Random | None = None,
+    ) -> None:
+        """``rng``: shakes bids that are near a tie; None = one of a fixed seed."""
         self._rows = tuple(rows)
         self._clock = clock
         self._emit = emit
@@ -95,6 +111,7 @@ class Clearing:
         self._prices: ShadowPrices | None = None
         self._tariffs: dict[tuple[str, str], _Tariff] = {}
         self._stale = False
+        self._draw = (rng or random.Random(0)).random
 
     @property
     def prices(self) -> ShadowPrices | None:
@@ -208,21 +225,27 @@ class Clearing:
             yield from (c for c in ranked if c is not kept)
             return
         by_bid = order.policy in _BY_BID
-        heap: list[tuple[int, int, Candidate]] = []
+        heat = prices.heat if by_bid else 0.0
+        served = self._shaken(heat)
+        heap: list[tuple[float, int, Candidate]] = []
         for rank, candidate in enumerate(ranked):
             # A bid is at least the expected cost and these ascend: whatever is lower than this one is final.
-            while heap and heap[0][0] <= candidate.expected_nusd:
+            while heap and heap[0][0] <= (1 - FARTHEST * heat) * candidate.expected_nusd:
                 yield heappop(heap)[2]
             if candidate is kept:
                 continue
-            shadow_nusd = self._shadow_nusd(candidate, prices)
-            if _bearable(order, candidate, shadow_nusd, prices):
+            shadow_nusd, shaken = self._shadow_nusd(candidate, prices), self._shaken(heat)
+            if _bearable(order, candidate, shadow_nusd, prices, served / shaken):
                 if by_bid:
-                    heappush(heap, (candidate.expected_nusd + shadow_nusd, rank, candidate))
+                    heappush(heap, (shaken * (candidate.expected_nusd + shadow_nusd), rank, candidate))
                 else:
                     yield candidate
         while heap:
             yield heappop(heap)[2]
+
+    def _shaken(self, heat: float) -> float:
+        """What a bid is multiplied by; of several that are, the lowest is a draw from their softmin."""
+        return 1 + heat * max(-FARTHEST, log(-log(self._draw() or 0.5))) if heat else 1.0
 
     def _shadow_nusd(
         self,
@@ -313,13 +336,21 @@ def _worth_nusd(order: Order) -> int | None:
     return order.budget_nusd if order.value_nusd is None else order.value_nusd
 
 
-def _bearable(order: Order, candidate: Candidate, shadow_nusd: int, prices: ShadowPrices | None) -> bool:
-    """Whether the bid is at most what the order is worth; where it says nothing, whether its room is worth less
-    than serving one more order."""
-    worth_nusd = _worth_nusd(order)
+def _bearable(
+    order: Order, candidate: Candidate, shadow_nusd: int, prices: ShadowPrices | None, shaken: float = 1.0
+) -> bool:
+    """Whether the bid is at most what the order is worth; where it says nothing, what serving one more order is,
+    ``shaken`` since all those orders are at one tie. Nothing is refused for room that is not scarce, nor an order that
+    is large by itself for room that is worth little."""
+    if prices is None or not shadow_nusd:
+        return True
+    worth_nusd, cost_nusd = _worth_nusd(order), candidate.expected_nusd
     if worth_nusd is not None:
-        return candidate.expected_nusd + shadow_nusd <= worth_nusd or not shadow_nusd
-    return prices is None or prices.unserved_nusd is None or shadow_nusd <= prices.unserved_nusd
+        return cost_nusd + shadow_nusd <= worth_nusd
+    if prices.unserved_nusd is None:
+        return True
+    unserved_nusd = prices.unserved_nusd * shaken
+    return shadow_nusd <= max(unserved_nusd - cost_nusd, unserved_nusd / 2)
 
 
 def _lack(candidate: Candidate, room: Room) -> Lack | None:

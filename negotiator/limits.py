@@ -108,12 +108,15 @@ class ShadowPrices:
 
     Rows that are not named cost nothing. unserved_nusd: what leaving an order unserved costs where neither value
     nor budget says it, None = never refuse for that. epoch: the fencing token of the market maker that made them.
+    heat: how far from the lowest bid an order may go, as a share of it: orders at a tie are spread as the prices
+    expect (:class:`solver.online.Prices`).
     """
 
     made_ms: int
     nusd_per_million: Mapping[str, int]
     unserved_nusd: int | None = None
     epoch: int = 0
+    heat: float = 0.0
 
 
 def limit_rows(provider: str, limits: Sequence[RateLimit]) -> tuple[LimitRow, ...]:

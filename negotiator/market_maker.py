@@ -42,11 +42,10 @@ logger = logging.getLogger("negotiator.market_maker")
 HORIZON_MS: Final = 60_000
 """How far ahead demand is set against room: a usual window, over which bursts even out."""
 
-SHARE: Final = 0.9
+SHARE: Final = 0.92
 """The part of the room that is priced as if it were all: the rest takes what demand varies."""
 
-BLEND: Final = 0.5
-"""How much new prices count against the ones before: a window that is full for a moment moves them, but not all."""
+ENOUGH: Final = 0.9  # of the forecast's memory is its own: the prices of a market maker before are forgotten
 
 QUIET_MS: Final = 60_000
 """Without an order for so long, windows are empty: nothing is scarce."""
@@ -77,12 +76,13 @@ class MarketMaker:
             if row.kind is not RateKind.CONCURRENCY
         }
         self._warm: Prices | None = None
-        self._last: dict[str, int] | None = None
+        self._before: Mapping[str, int] = {}
         self._heard: dict[str, int] = {}
+        self._ordered_ms = 0  # when the last order was reported, or it was asked first
 
     def resume(self, prices: ShadowPrices) -> None:
-        """Go on from the prices of the market maker before: new ones are blended with them."""
-        self._last = dict(prices.nusd_per_million)
+        """Go on from the prices of the market maker before: they count for what this one has not seen itself."""
+        self._before = prices.nusd_per_million
 
     def observe(self, report: DemandReport) -> bool:
         """Take a worker's report; False for one that was taken before."""
@@ -91,6 +91,8 @@ class MarketMaker:
         self._heard[report.worker] = report.at_ms
         self._forecast.observe(report)
         self._outlook.came(report.orders)
+        if report.orders:
+            self._ordered_ms = max(self._ordered_ms, report.at_ms)
         latest_ms = max(self._heard.values())  # workers' clocks differ a little, windows never go back
         for name, units in report.taken.items():
             window = self._windows.get(name)
@@ -113,7 +115,14 @@ class MarketMaker:
         return left
 
     def reprice(self, now_ms: int) -> ShadowPrices | None:
-        """New prices, None before any demand was seen. Takes tens of milliseconds; touches nothing else."""
+        """New prices, None before any demand was seen; of a quiet market that nothing is scarce, whoever keeps it.
+
+        Takes tens of milliseconds; touches nothing else.
+        """
+        self._ordered_ms = self._ordered_ms or now_ms
+        if now_ms - self._ordered_ms > QUIET_MS:
+            self._before = {}
+            return ShadowPrices(made_ms=now_ms, nusd_per_million={}, epoch=self.epoch)
         expected = self._forecast.expect(self._horizon_ms)
         if expected is None:
             return None
@@ -126,14 +135,20 @@ class MarketMaker:
             nusd_per_million=self._blended(nusd_per_million),
             unserved_nusd=expected.unserved_nusd,
             epoch=self.epoch,
+            heat=self._warm.heat,
         )
 
-    def _blended(self, new: Mapping[str, int]) -> dict[str, int]:
-        old = self._last if self._last is not None else new
-        names = {**new, **old}
-        mixed = {name: round(BLEND * new.get(name, 0) + (1 - BLEND) * old.get(name, 0)) for name in names}
-        self._last = {name: nusd for name, nusd in mixed.items() if nusd > 0}
-        return self._last
+    def _blended(self, new: Mapping[str, int]) -> Mapping[str, int]:
+        seen, before = self._forecast.seen(), self._before
+        if not before:
+            return new
+        if seen > ENOUGH:
+            self._before = {}
+        mixed = {
+            name: round(seen * new.get(name, 0) + (1 - seen) * before.get(name, 0))
+            for name in {**new, **before}
+        }
+        return {name: nusd for name, nusd in mixed.items() if nusd > 0}
 
 
 async def in_a_thread(work: Callable[[], ShadowPrices | None]) -> ShadowPrices | None:
@@ -165,21 +180,13 @@ class LocalMarketMaker:
         self._taken = taken
         self._publish = publish
         self._run_in = run_in
-        self._heard_ms = 0
         self._meter.report(clock.now_ms(), {})
 
     async def step(self) -> ShadowPrices | None:
         """Hear what came, price, publish; None before any demand was seen."""
         now_ms = self._clock.now_ms()
-        report = self._meter.report(now_ms, self._taken())
-        self._maker.observe(report)
-        if report.orders:
-            self._heard_ms = now_ms
-        prices: ShadowPrices | None
-        if now_ms - self._heard_ms > QUIET_MS:
-            prices = ShadowPrices(made_ms=now_ms, nusd_per_million={}, epoch=self._maker.epoch)
-        else:
-            prices = await self._run_in(lambda: self._maker.reprice(now_ms))
+        self._maker.observe(self._meter.report(now_ms, self._taken()))
+        prices = await self._run_in(lambda: self._maker.reprice(now_ms))
         if prices is not None and self._publish(prices):
             self._emit(Event("market.repriced", now_ms, {"rows": len(prices.nusd_per_million)}))
         return prices
@@ -202,6 +209,7 @@ def prices_to_bytes(prices: ShadowPrices) -> bytes:
             "nusd_per_million": dict(prices.nusd_per_million),
             "unserved_nusd": prices.unserved_nusd,
             "epoch": prices.epoch,
+            "heat": prices.heat,
         }
     )
 

@@ -104,12 +104,17 @@ class Forecast:
             for key in lightest[: len(lightest) - MAX_CLASSES * 7 // 8]:
                 del self._classes[key]
 
+    def seen(self) -> float:
+        """How much of its memory is filled, 0 to 1."""
+        if self._began_ms is None:
+            return 0.0
+        return 1 - float(2 ** (-max(1, self._now_ms - self._began_ms) / self._half_life_ms))
+
     def per_ms(self) -> float:
         """Orders expected per millisecond, all classes."""
         if self._began_ms is None:
             return 0.0
-        seen = 1 - 2 ** (-max(1, self._now_ms - self._began_ms) / self._half_life_ms)
-        return self._total * math.log(2) / self._half_life_ms / seen
+        return self._total * math.log(2) / self._half_life_ms / self.seen()
 
     def expect(self, horizon_ms: int) -> Expected | None:
         """What is expected in ``horizon_ms``; None = no demand yet."""
@@ -125,8 +130,12 @@ class Forecast:
             at = list(entry.loads)
             loads[i, at] = list(entry.loads.values())
             allowed[i, at] = True
-        unserved_nusd = WORTH * (1 + int(share @ loads[..., 0].max(axis=1)))
-        worth = [unserved_nusd if c.worth_nusd is None else c.worth_nusd for c in classes]
+        dearest = loads[..., 0].max(axis=1)
+        unserved_nusd = WORTH * (1 + int(share @ dearest))
+        usual = np.maximum(unserved_nusd, dearest + unserved_nusd / 2).tolist()  # as clearing has it
+        worth = [
+            nusd if c.worth_nusd is None else c.worth_nusd for c, nusd in zip(classes, usual, strict=True)
+        ]
         book = BatchBook(
             offers=[BatchOffer(*key) for key in self._columns],
             cost=np.rint(loads[..., 0]).astype(np.int64),

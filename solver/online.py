@@ -31,13 +31,16 @@ class Prices:
     names: one per row, in the row order of ``Problem``. lam: float64[K] >= 0, nano-dollars per unit of usage.
     unserved: float, nano-dollars per unit of weight that leaving a request unserved costs (the dual of
     "serve at least as much"; inf where nothing may be left out, 0 with objective "surplus"). count: float64[K] or
-    None, nano-dollars per unit of weight served by a row's group (see ``Plan``); bids leave it out.
+    None, nano-dollars per unit of weight served by a row's group (see ``Plan``); bids leave it out. heat: the
+    temperature, as a share of a request's least bid, at which the softmin of the bids uses the rows as planned;
+    whoever takes the least bid alone sends all requests that are at a tie to one side.
     """
 
     names: tuple[str, ...]
     lam: Floats
     unserved: float = math.inf
     count: Floats | None = None
+    heat: float = 0.0
 
     def route(
         self,
@@ -205,12 +208,13 @@ def reprice(
         unserved = _worth(expected, count)
     weight = np.ones(expected.n) if expected.weight is None else expected.weight
     worth = unserved * weight if expected.value is None else expected.value.astype(np.float64)
-    lam = np.zeros(expected.rows)
+    lam, heat = np.zeros(expected.rows), 0.0
     if count.any() and expected.m:
         dual = SmoothDual(expected, count, left, worth)
         lam[dual.active] = dual.solve(None if warm is None else warm.lam[dual.active])
+        heat = dual.heat
     names = tuple(expected.row_name(k) for k in range(expected.rows)) if warm is None else warm.names
-    return Prices(names, lam, unserved if expected.value is None else 0.0)
+    return Prices(names, lam, unserved if expected.value is None else 0.0, heat=heat)
 
 
 def _worth(expected: Problem, count: Floats) -> float:

@@ -81,6 +81,7 @@ class SmoothDual:
         self.active, self.families = self._activate(members, left)
         self.caps = left[self.active]
         self.usual, self.most = self._scales()
+        self.heat = 0.0  # tau of the prices found: at it the softmin weights use every row as planned
 
     # -- compile ---------------------------------------------------------------------------------------------
 
@@ -257,6 +258,7 @@ class SmoothDual:
                 break
             tau /= 3
             lam = self._level(lam, tau, ROUGH)
+        self.heat = tau
         return self._level(lam, tau, FINE)
 
     def _level(self, lam: Floats, tau: float, residual: float) -> Floats:

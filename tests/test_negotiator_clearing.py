@@ -101,17 +101,31 @@ def order(**terms: Any) -> Order:
 class Market:
     """A clearing with its clock and what it told."""
 
-    def __init__(self, prices: dict[str, int] | None = None, unserved_nusd: int | None = None) -> None:
+    def __init__(
+        self, prices: dict[str, int] | None = None, unserved_nusd: int | None = None, heat: float = 0.0
+    ) -> None:
         self.clock = HandClock()
         self.events: list[Event] = []
         self.clearing = Clearing(ROWS, self.clock, self.events.append)
         if prices is not None:
-            self.publish(prices, unserved_nusd)
+            self.publish(prices, unserved_nusd, heat=heat)
 
-    def publish(self, prices: dict[str, int], unserved_nusd: int | None = None, epoch: int = 0) -> bool:
+    def publish(
+        self,
+        prices: dict[str, int],
+        unserved_nusd: int | None = None,
+        epoch: int = 0,
+        heat: float = 0.0,
+    ) -> bool:
         made_ms = self.clock.now_ms()
         return self.clearing.publish(
-            ShadowPrices(made_ms=made_ms, nusd_per_million=prices, unserved_nusd=unserved_nusd, epoch=epoch)
+            ShadowPrices(
+                made_ms=made_ms,
+                nusd_per_million=prices,
+                unserved_nusd=unserved_nusd,
+                epoch=epoch,
+                heat=heat,
+            )
         )
 
     def choose(self, ranked: list[Candidate], room: Rooms | None = None, **terms: Any) -> Assignment | Reject:
@@ -274,11 +288,32 @@ def test_room_that_is_worth_more_to_others_is_refused() -> None:
 
 
 def test_an_order_that_names_no_worth_is_refused_only_where_it_displaces_more_than_another() -> None:
-    """Without value and budget the price of leaving an order unserved decides; without that nothing is refused."""
-    ranked = [offer("a/m", 10**9)]
-    assert Market({"a:requests": 500_000_000}).award(ranked) == "a/m"
-    assert Market({"a:requests": 500_000_000}, unserved_nusd=500).award(ranked) == "a/m"
-    assert isinstance(Market({"a:requests": 500_000_000}, unserved_nusd=499).choose(ranked), Reject)
+    """Without value and budget the price of leaving an order unserved decides; without that nothing is refused.
+
+    A bid of 100 + 500 is worth a price of 600; an order that costs more than that is worth room of half of it.
+    """
+    small, large = [offer("a/m", 100)], [offer("a/m", 10**9)]
+    for ranked, unserved_nusd in ((small, 600), (large, 1_000)):
+        assert Market({"a:requests": 500_000_000}).award(ranked) == "a/m"
+        assert Market({"a:requests": 500_000_000}, unserved_nusd=unserved_nusd).award(ranked) == "a/m"
+        scarce = Market({"a:requests": 500_000_000}, unserved_nusd=unserved_nusd - 1)
+        assert isinstance(scarce.choose(ranked), Reject)
+
+
+def test_orders_at_a_tie_are_spread_and_others_are_not() -> None:
+    """Bids of 600 and 600 part by halves at a heat of 1 %; 600 and 700 do not, nor do equal bids without heat."""
+    tie, apart = [offer("a/m", 100), offer("b/m", 600)], [offer("a/m", 100), offer("b/m", 700)]
+    for ranked, heat, least, most in ((tie, 0.01, 180, 220), (apart, 0.01, 0, 0), (tie, 0.0, 0, 0)):
+        market = Market({"a:requests": 500_000_000}, heat=heat)
+        taken = [market.award(ranked) for _ in range(400)]
+        assert least <= taken.count("b/m") <= most
+
+
+def test_of_orders_that_are_worth_as_much_as_their_room_a_part_is_served() -> None:
+    """Room at the very price of leaving an order unserved: by a heat of 1 % half of the orders are refused."""
+    market = Market({"a:requests": 500_000_000}, unserved_nusd=600, heat=0.01)
+    taken = [isinstance(market.choose([offer("a/m", 100)]), Assignment) for _ in range(400)]
+    assert 150 <= taken.count(True) <= 250
 
 
 def test_sellers_that_are_out_are_tried_only_when_nobody_else_can() -> None:

@@ -255,9 +255,35 @@ def test_before_any_demand_there_are_no_prices() -> None:
     assert MarketMaker(ROWS).reprice(0) is None
 
 
+def test_a_quiet_market_is_told_that_nothing_is_scarce_whoever_keeps_it() -> None:
+    """A minute after the last order, or after the first look where none ever came, prices are fresh and empty."""
+    maker = MarketMaker(ROWS, epoch=4)
+    assert maker.reprice(1_000) is None
+    assert maker.reprice(61_000) is None
+    assert maker.reprice(61_001) == ShadowPrices(made_ms=61_001, nusd_per_million={}, epoch=4)
+    maker.observe(report(70_000, [described("x", 100)]))
+    busy = maker.reprice(130_000)
+    assert busy is not None
+    assert busy.nusd_per_million
+    assert maker.reprice(130_001) == ShadowPrices(made_ms=130_001, nusd_per_million={}, epoch=4)
+
+
+def test_what_a_maker_has_not_seen_itself_it_takes_from_the_one_before() -> None:
+    """After a second of orders its own prices count little, after many minutes alone."""
+    maker, found = MarketMaker(ROWS), []
+    maker.resume(ShadowPrices(made_ms=0, nusd_per_million={"a:requests": 900_000_000}))
+    for second in range(1, 700):
+        maker.observe(report(1_000 * second, [described("x", 10)]))
+        if second in (1, 699):
+            prices = maker.reprice(1_000 * second)
+            assert prices is not None
+            found.append(prices.nusd_per_million["a:requests"])
+    assert found == [pytest.approx(900_000_000, rel=0.05), pytest.approx(300_000_000, rel=0.1)]
+
+
 def test_prices_survive_the_wire() -> None:
     """Bytes and back are equal; what is none is refused."""
-    prices = ShadowPrices(made_ms=5, nusd_per_million={"a:requests": 7}, unserved_nusd=9, epoch=3)
+    prices = ShadowPrices(made_ms=5, nusd_per_million={"a:requests": 7}, unserved_nusd=9, epoch=3, heat=0.01)
     assert prices_from_bytes(prices_to_bytes(prices)) == prices
     with pytest.raises(ValueError):
         prices_from_bytes(b"[]")
