@@ -18,7 +18,7 @@ from .store import Lease, LeaseAsk, Unused
 
 __all__ = ["BUCKETS", "VENDOR", "MemoryRates"]
 
-BUCKETS: Final = 32
+BUCKETS: Final = 64
 """Parts of a window: how finely what was granted comes free again."""
 
 VENDOR: Final = "~vendor"

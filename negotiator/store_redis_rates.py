@@ -12,7 +12,7 @@ from .store_redis_link import Link, Script
 
 __all__ = ["RedisRates", "RedisValues"]
 
-BUCKETS = 32
+BUCKETS = 64
 """Parts of a window, as in the embedded store."""
 
 
