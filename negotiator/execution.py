@@ -47,22 +47,27 @@ class House(Protocol):
         """Whether the answer will do; asked only of a two-tier order before it is let out."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Outcome:
-    """How an order's execution ended.
+    """What came of an order's execution so far; final once that has ended.
 
     fill, candidate: what was delivered and by whom, None = nothing. billed_nusd: owed by the account, all
-    attempts. house_nusd: what the house bears above. cause: ``""``, ``deadline``,
-    ``cancelled``, ``failed``, ``full``.
+    attempts. house_nusd: what the house bears above. trouble: what went wrong last.
     """
 
-    fill: Fill | None
-    candidate: Candidate | None
-    attempts: tuple[Attempt, ...]
-    billed_nusd: int
-    house_nusd: int
-    cause: str = ""
+    fill: Fill | None = None
+    candidate: Candidate | None = None
+    attempts: tuple[Attempt, ...] = ()
+    billed_nusd: int = 0
+    house_nusd: int = 0
+    trouble: str = ""
     retry_after_ms: int | None = None
+
+    @property
+    def cause(self) -> str:
+        """Why it is no whole answer: ``deadline``, ``cancelled``, ``failed``, ``full``; empty = it is one."""
+        whole = self.fill is not None and self.fill.complete
+        return "" if whole else self.trouble or "failed"
 
 
 def cost_of(quote: Quote, ceiling_nusd: int, usage: Usage, billed_nusd: int | None) -> tuple[int, int]:
@@ -107,29 +112,10 @@ class Execution:
         self._telling: asyncio.Task[None] | None = None
         self._tell_at_s: float | None = None
         self._started_s = 0.0
-        self._attempts: list[Attempt] = []
-        self._billed_nusd = 0
-        self._house_nusd = 0
-        self._best: tuple[Fill, Candidate] | None = None
-        self._cause = ""
-        self._retry_after_ms: int | None = None
         self._done = False
+        self.outcome = Outcome()
         self.serving = assignment.award
         """Whom the order is with, or was with last."""
-
-    @property
-    def outcome(self) -> Outcome:
-        """What came of it so far; final once :meth:`deltas` has ended or was closed."""
-        fill, candidate = self._best or (None, None)
-        return Outcome(
-            fill=fill,
-            candidate=candidate,
-            attempts=tuple(self._attempts),
-            billed_nusd=self._billed_nusd,
-            house_nusd=self._house_nusd,
-            cause="" if fill is not None and fill.complete else self._cause or "failed",
-            retry_after_ms=self._retry_after_ms,
-        )
 
     async def deltas(self) -> AsyncGenerator[Delta]:
         """The answer as it comes; ends early, without raising, when it breaks off or nobody delivers."""
@@ -148,8 +134,9 @@ class Execution:
             if self._done:
                 for piece in call.let_out():
                     yield piece
-        if self._withhold and not self._done and self._best is not None:
-            fill = self._best[0]  # no answer passed the check: the last one is still an answer
+        fill = self.outcome.fill
+        if self._withhold and not self._done and fill is not None:
+            # no answer passed the check: the last one is still an answer
             yield Delta(delta=fill.message, finish_reason=fill.finish_reason, usage=fill.usage)
 
     async def whole(self) -> bytes | None:
@@ -172,9 +159,9 @@ class Execution:
             candidate = self._fitted(planned)
             if candidate is None:
                 continue
-            slot = self._house.take(candidate, retry=bool(self._attempts))
+            slot = self._house.take(candidate, retry=bool(self.outcome.attempts))
             if slot is None:
-                self._cause = self._cause or "full"
+                self.outcome.trouble = self.outcome.trouble or "full"
                 self._note(candidate, "Full", 0, 0)
                 continue
             self._attempts_left -= 1
@@ -190,17 +177,17 @@ class Execution:
         if self._telling is None or self._telling.done():
             candidate = call.candidate
             so_far_nusd, _ = cost_of(candidate.quote, candidate.ceiling_nusd, call.relayed_usage(), None)
-            self._telling = asyncio.ensure_future(self._house.relayed(self._billed_nusd + so_far_nusd))
+            self._telling = asyncio.ensure_future(self._house.relayed(self.outcome.billed_nusd + so_far_nusd))
 
     def _fitted(self, candidate: Candidate) -> Candidate | None:
         """The candidate if its attempt may start now, with an answer as long as what is left of the hold allows."""
         left_ms = self._left_ms()
         if left_ms is not None and (
-            left_ms <= 0 or (self._attempts and candidate.quote.latency_ms.p50 > left_ms)
+            left_ms <= 0 or (self.outcome.attempts and candidate.quote.latency_ms.p50 > left_ms)
         ):
-            self._cause = "deadline"
+            self.outcome.trouble = "deadline"
             return None
-        left_nusd = self._assignment.hold_nusd - self._billed_nusd
+        left_nusd = self._assignment.hold_nusd - self.outcome.billed_nusd
         if candidate.ceiling_nusd <= left_nusd:
             return candidate
         tokens = candidate.quote.affordable_output(left_nusd)
@@ -241,23 +228,23 @@ class Execution:
 
     def _conclude(self, call: Call) -> None:
         """Count what is owed, tell the house, and decide whether another seller may follow."""
-        candidate, error, cause = call.candidate, call.error, call.cause
+        candidate, error, cause, so_far = call.candidate, call.error, call.cause, self.outcome
         fill = call.fill(self._count_tokens)
         call.slot.settle(NO_TOKENS if fill is None else fill.usage)
         buyer_nusd = 0
         if error is not None:
-            self._cause = cause or "failed"
-            self._retry_after_ms = error.retry_after_ms or self._retry_after_ms
+            so_far.trouble = cause or "failed"
+            so_far.retry_after_ms = error.retry_after_ms or so_far.retry_after_ms
             if cause != "cancelled":
                 self._house.failed(candidate, error, call.latency_ms)
         if fill is not None:
             buyer_nusd, house_nusd = cost_of(
                 candidate.quote, candidate.ceiling_nusd, fill.usage, fill.billed_nusd
             )
-            self._billed_nusd += buyer_nusd
-            self._house_nusd += house_nusd
+            so_far.billed_nusd += buyer_nusd
+            so_far.house_nusd += house_nusd
             if error is None or call.started:
-                self._best = (fill, candidate)
+                so_far.fill, so_far.candidate = fill, candidate
             if error is None:
                 self._house.delivered(candidate, fill)
         if self._withhold:
@@ -272,17 +259,16 @@ class Execution:
     def _note(
         self, candidate: Candidate, outcome: str, billed_nusd: int, latency_ms: int, detail: str = ""
     ) -> None:
-        quote = candidate.quote
-        self._attempts.append(
-            Attempt(
-                number=len(self._attempts) + 1,
-                provider=quote.provider,
-                model=quote.model,
-                tier=quote.tier,
-                quote_id=quote.quote_id,
-                outcome=outcome,
-                billed_nusd=billed_nusd,
-                latency_ms=latency_ms,
-                detail=detail,
-            )
+        quote, so_far = candidate.quote, self.outcome
+        attempt = Attempt(
+            number=len(so_far.attempts) + 1,
+            provider=quote.provider,
+            model=quote.model,
+            tier=quote.tier,
+            quote_id=quote.quote_id,
+            outcome=outcome,
+            billed_nusd=billed_nusd,
+            latency_ms=latency_ms,
+            detail=detail,
         )
+        so_far.attempts += (attempt,)
