@@ -19,7 +19,7 @@ from .options import Options, all_options, leads, options_within
 from .rows import Floats, Ints, Rows
 from .sampling import drawn, seen
 
-__all__ = ["WHOLE_OPTIONS", "Round", "first", "relaxed", "sampled", "sift"]
+__all__ = ["CROWDED", "WHOLE_OPTIONS", "Round", "first", "relaxed", "sampled", "sampled_once", "sift"]
 
 WHOLE_OPTIONS = 60_000  # up to here everything is one band
 FIRST_SIZE = 8_000  # requests of the first sample
@@ -32,6 +32,7 @@ UNCLOSED = 0.3  # and rows that miss less than this share of their caps
 FAR_START, NEAR_START = 0.1, 0.03  # mu of the first run of all, and of the next
 BEGINNINGS = 4  # runs of the first sample before all of its columns are tried
 FEW = 20_000  # requests that all choose at once in a first round
+CROWDED = 0.01  # share of requests priced out: nearly all matter to the prices then
 FAR = 0.8  # columns of a first band, by how much they are dearer than the best
 MOST_OPEN = 150_000  # requests that may all choose at once
 PATIENCE = 8  # short steps in a row after which a warm run is given up
@@ -51,7 +52,7 @@ class Round:
 
     lam: prices; base: int32[n], the column of every request (m = unserved, -1 = not asked); loose: bool[n], whose
     column is only the largest of several fractions. value: of the relaxation, V for who is not served. opened: how
-    many chose again. converged, steps: the interior-point run's.
+    many chose again. converged, steps: the interior-point run's. usable: it is near enough to go on from.
     """
 
     lam: Floats
@@ -60,6 +61,7 @@ class Round:
     value: float
     opened: int
     converged: bool
+    usable: bool
     steps: int
 
 
@@ -75,14 +77,11 @@ def relaxed(
 def sampled(
     rows: Rows, worth: Floats, among: Ints, seed: int, left: Callable[[], float]
 ) -> tuple[Floats, float]:
-    """(prices of ever larger samples, by what share they may be wrong). The last sample is below a third of all."""
+    """(prices of ever larger samples, by what share they may be wrong). The last sample is below half of all."""
     n = len(among)
     size, lam, wrong = min(FIRST_SIZE, n // 2), None, 1.0
     while lam is None or (size * 2 < n and left() > 0):
-        i, weight = drawn(rows, among, size, seed)
-        keep = seen(rows, i, weight)
-        times = np.zeros(rows.n)
-        times[i] = weight
+        i, times, keep = _drawn(rows, among, size, seed)
         if lam is None:
             lam = _begun(rows, worth, i, left, times, keep)
         else:
@@ -90,6 +89,23 @@ def sampled(
         wrong = min(0.2, ERROR * (rows.k / size) ** 0.5)
         size *= GROWTH
     return lam, wrong
+
+
+def sampled_once(
+    rows: Rows, worth: Floats, among: Ints, seed: int, left: Callable[[], float], tolerance: float
+) -> Floats:
+    """Prices of the first sample alone, with all of its columns."""
+    i, times, keep = _drawn(rows, among, min(FIRST_SIZE, len(among) // 2), seed)
+    everything = make_band(rows, all_options(rows, i), worth, rows.caps, keep=keep, weight=times)
+    return solve_band(everything, tolerance, left=left).lam
+
+
+def _drawn(rows: Rows, among: Ints, size: int, seed: int) -> tuple[Ints, Floats, npt.NDArray[np.bool_]]:
+    """(requests of a sample, float64[n] how many each stands for, rows it tells of)."""
+    i, weight = drawn(rows, among, size, seed)
+    times = np.zeros(rows.n)
+    times[i] = weight
+    return i, times, seen(rows, i, weight)
 
 
 def _begun(
@@ -107,7 +123,8 @@ def _begun(
     """
     everything = make_band(rows, all_options(rows, i), worth, rows.caps, keep=keep, weight=times)
     lam, start = balanced_prices(everything), FAR_START
-    for _ in range(BEGINNINGS):
+    crowded = float((leads(rows, lam, worth, at=i).best == rows.m).mean()) > CROWDED
+    for _ in range(0 if crowded else BEGINNINGS):
         options = options_within(rows, lam, worth, i, FAR)
         near = make_band(rows, options, worth, rows.caps, keep=keep, weight=times)
         found = solve_band(near, ROUGH, lam=lam, start=start, turns=0, patience=PATIENCE, left=left)
@@ -158,17 +175,20 @@ def first(
         if not len(users):
             break
         width[users] = 2.0 * width[users] if turn < WIDENED - 1 else np.inf
-    at = i[base[i] < 0]
-    options = options_within(rows, lam, worth, at, max(wrong, REACH))
-    band = make_band(rows, options, worth, room, keep=keep, weight=times)
-    found = solve_band(
-        band, tolerance, lam=lam, start=START * wrong, turns=TURNS, patience=PATIENCE, left=left
-    )
-    if not _usable(found, 1.0) and len(i) <= MOST_OPEN and left() > 0:
+    crowded = len(i) <= FEW and float((given.best == rows.m).mean()) > CROWDED
+    at, found = i[base[i] < 0], None
+    if not crowded:
+        options = options_within(rows, lam, worth, at, max(wrong, REACH))
+        band = make_band(rows, options, worth, room, keep=keep, weight=times)
+        found = solve_band(
+            band, tolerance, lam=lam, start=START * wrong, turns=TURNS, patience=PATIENCE, left=left
+        )
+    if found is None or (not _usable(found, 1.0) and len(i) <= MOST_OPEN and left() > 0):
         base = np.full(rows.n, -1, np.int32)
-        at, options = i, options_within(rows, lam, worth, i, FAR)
+        few = len(i) <= FEW
+        at, options = i, all_options(rows, i) if few else options_within(rows, lam, worth, i, FAR)
         band = make_band(rows, options, worth, rows.caps, keep=keep, weight=times)
-        found = solve_band(band, tolerance, lam=lam, turns=TURNS, left=left)
+        found = solve_band(band, tolerance, lam=None if few else lam, left=left)
     found.lam = np.where(band.users > 0, found.lam, lam)  # nobody who uses them chose again
     return _settled(base, options, found, _paid(rows, worth, base, i), len(at))
 
@@ -244,4 +264,6 @@ def _settled(
     for (who, columns), (top, share) in zip(options, found.fractions, strict=True):
         base[who] = columns[top, np.arange(len(who))]
         loose[who] = share < SURE
-    return Round(found.lam, base, loose, paid + found.value, opened, found.converged, found.steps)
+    return Round(
+        found.lam, base, loose, paid + found.value, opened, found.converged, _usable(found, 1.0), found.steps
+    )

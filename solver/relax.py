@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
 from .band import make_band
-from .cascade import WHOLE_OPTIONS, Round, first, relaxed, sampled, sift
+from .cascade import WHOLE_OPTIONS, Round, first, relaxed, sampled, sampled_once, sift
 from .interior import solve_band
 from .options import all_options, leads, options_within
-from .rows import Floats
+from .rows import Floats, Ints
 from .search import Search
 
-__all__ = ["relax", "relax_kept", "relax_served"]
+__all__ = ["relax", "relax_kept", "relax_most", "relax_served"]
 
 ROUNDS = 12
 FIRST = 1e-3  # gap of the first round on everything; the next ones have fewer options
 NARROWEST, WIDEST = 0.003, 0.1  # leads of who chooses again in a later round
 WIDER = 3.0  # such a lead / what the round before may have missed
 WARM = 0.05  # what given prices may be wrong by
+DEARER = 10.0  # V where only what can be served counts / V
+WITHIN = 0.1  # requests that its prices may be wrong by
 STEPS = (1.0, 0.3, 0.1, 0.03)
 
 
@@ -29,7 +33,7 @@ def relax(
 
     warm: float64[K] prices of a similar problem. share: how much of the time left may be used.
     """
-    rows, worth = search.rows, search.worth
+    rows = search.rows
     stop = search.deadline.left * (1 - share)
 
     def left() -> float:
@@ -37,16 +41,32 @@ def relax(
 
     tolerance = max(1e-7, min(1e-5, 0.05 * search.gap))
     alive = np.flatnonzero(rows.alive & search.sought)
-    if len(alive) * (rows.m + 1) <= WHOLE_OPTIONS:
-        whole = relaxed(rows, worth, alive, left, tolerance)
-        search.believe(whole.lam)
-        return whole.base, whole.loose
-    if warm is not None:
-        lam, wrong = warm, WARM
+    small = len(alive) * (rows.m + 1) <= WHOLE_OPTIONS
+    if small:
+        found = relaxed(rows, search.worth, alive, left, tolerance)
+        search.believe(found.lam)
     else:
-        lam, wrong = sampled(rows, worth, alive, search.seed, left)
-    best = search.believe(lam)
-    found = first(rows, lam, worth, alive, wrong, FIRST, left)
+        if warm is not None:
+            lam, wrong = warm, WARM
+        else:
+            lam, wrong = sampled(rows, search.worth, alive, search.seed, left)
+        best = search.believe(lam)
+        found = first(rows, lam, search.worth, alive, wrong, FIRST, left)
+        found = _rounds(search, alive, lam, best, found, tolerance, left)
+    return found.base, found.loose
+
+
+def _rounds(
+    search: Search,
+    alive: Ints,
+    lam: Floats,
+    best: float,
+    found: Round,
+    tolerance: float,
+    left: Callable[[], float],
+) -> Round:
+    """Rounds of sifting from prices lam, whose bound is ``best``, and a first round, until nothing is missed."""
+    rows, worth = search.rows, search.worth
     wider, most = WIDER, best
     for _ in range(ROUNDS):
         moved, bound = _towards(search, lam, found.lam)
@@ -59,13 +79,12 @@ def relax(
         wrong = min(WIDEST, max(NARROWEST, wider * miss))
         again = sift(rows, lam, worth, alive, found.base, found.loose, wrong, tolerance, left)
         gained = found.value - again.value
-        if gained < 1e-2 * miss * abs(
-            found.value
-        ):  # the prices choose the wrong requests: theirs may do better
+        # the prices choose the wrong requests: theirs may do better
+        if gained < 1e-2 * miss * abs(found.value):
             wider, lam, best = 2.0 * wider, again.lam, -np.inf
-        if gained >= 0:
+        if gained >= 0 and again.usable:
             found = again
-    return found.base, found.loose
+    return found
 
 
 def _towards(search: Search, lam: Floats, new: Floats) -> tuple[Floats, float]:
@@ -95,10 +114,23 @@ def relax_served(search: Search, share: float) -> None:
     """Prices of use alone: how much can be served at all (columns cost nothing, V is the weight); for what is small."""
     rows = search.rows
     stop = search.deadline.left * (1 - share)
-    if np.count_nonzero(rows.alive) * (rows.m + 1) <= WHOLE_OPTIONS:
-        alive = np.flatnonzero(rows.alive)
+    alive = np.flatnonzero(rows.alive)
+    if len(alive) * (rows.m + 1) <= WHOLE_OPTIONS:
         whole = relaxed(rows, rows.weight, alive, lambda: search.deadline.left - stop, 1e-6, costs=False)
         search.price_served(whole.lam)
+
+
+def relax_most(search: Search, share: float) -> None:
+    """The same for what is large: prices of a sample at a larger V, by which costs matter less."""
+    rows = search.rows
+    stop = search.deadline.left * (1 - share)
+    sought, worth = np.flatnonzero(rows.alive & search.sought), DEARER * search.worth
+    if len(sought) * (rows.m + 1) > WHOLE_OPTIONS and search.score[0] < search.served_bound:
+        tolerance = WITHIN * float(worth[sought].mean()) / max(-search.score[1], 1.0)
+        lam = sampled_once(
+            rows, worth, sought, search.seed, lambda: search.deadline.left - stop, min(tolerance, 1.0)
+        )
+        search.believe_served(lam, worth)
 
 
 def relax_kept(search: Search, base: npt.NDArray[np.int32]) -> None:

@@ -112,8 +112,10 @@ def _offer_repaired(search: Search, start: Choice, near: Defects) -> None:
     free = near.order[start[near.order] < 0]
     repaired = start.copy()
     if np.all(left >= 0):
-        free = free[np.lexsort((-near.regret[free], ~search.sought[free], start[free] < -1))]
-        fill(rows, repaired, free, left, search.steer)
+        for first in (near.least[free], -near.regret[free]):
+            repaired = start.copy()
+            fill(rows, repaired, free[np.lexsort((first, ~search.sought[free]))], left, search.steer)
+            search.offer(repaired)
     else:
         repaired[:] = -1
         fill(

@@ -141,24 +141,31 @@ class Search:
         rows = self.rows
         least = self.price(lam)
         self.steer = np.maximum(lam, 0.0)
-        out = np.flatnonzero(self.sought & rows.option & (least > self.worth))
-        if not self.surplus and len(out):
-            mu = self.steer / float(self.worth.sum() / rows.weight.sum())
-            self.price_served(mu)
-            self.price_served(np.where(self._shutting(out), mu, 0.0))
+        if not self.surplus:
+            self.believe_served(self.steer, self.worth, least)
         on = rows.option & self.sought
         return float(np.minimum(least[on], self.worth[on]).sum()) - float(lam @ rows.caps)
 
-    def _shutting(self, out: Ints) -> npt.NDArray[np.bool_]:
-        """bool[K]: rows that make a good part of what serving the requests ``out`` would cost.
+    def believe_served(self, lam: Floats, worth: Floats, least: Floats | None = None) -> None:
+        """Prices of the V ``worth``, for what can be served: divided by V per weight, with and without small ones."""
+        least = prices.cheapest(self.rows, lam) if least is None else least
+        shut, any_out = self._shutting(lam, worth, least)
+        if any_out:
+            mu = lam / float(worth.sum() / self.rows.weight.sum())
+            self.price_served(mu)
+            self.price_served(np.where(shut, mu, 0.0))
+
+    def _shutting(self, lam: Floats, worth: Floats, least: Floats) -> tuple[npt.NDArray[np.bool_], bool]:
+        """bool[K]: rows that make a good part of what serving requests would cost that are not worth it; any such?
 
         The others tell costs apart, not who is served; without them the bound of what can be served is often better.
         """
-        best = self.rows.reduced_at(out, self.steer).argmin(axis=1)
+        out = np.flatnonzero(self.sought & self.rows.option & (least > worth))
+        best = self.rows.reduced_at(out, lam).argmin(axis=1)
         p, k, a = self.rows.pairs(out, best)
         shut = np.zeros(self.rows.k, bool)
-        shut[k[self.steer[k] * a >= SHUT * self.worth[out[p]]]] = True
-        return shut
+        shut[k[lam[k] * a >= SHUT * worth[out[p]]]] = True
+        return shut, len(out) > 0
 
     def _bounds(self, lam: Floats, least: Floats) -> Iterator[tuple[Floats, float, float]]:
         """(kappa, nu, bound) at prices lam, for one or two prices nu of what is left out."""

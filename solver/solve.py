@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .blas import one_blas_thread
+from .cascade import CROWDED
 from .counts import count_rows
 from .exact import prove
 from .greedy import fill
@@ -14,7 +15,7 @@ from .online import Prices
 from .passes import Passes
 from .problem import InvalidProblem, Plan, Problem, StopReason, Termination
 from .reasons import explain_unserved
-from .relax import relax, relax_kept, relax_served
+from .relax import relax, relax_kept, relax_most, relax_served
 from .rounding import improve
 from .rows import Floats, Rows, compile_rows
 from .search import Deadline, Search
@@ -25,8 +26,12 @@ __all__ = ["solve"]
 OBJECTIVES = ("served_then_cost", "surplus")
 WHOLE_PAIRS = 3000  # up to here the optimum is sought and proven by exhaustive search
 EXACT_AFTER = 2  # neighbourhoods without a better plan before it starts
-PRICE_SHARE = 0.8  # of the time left, for the prices
-PROOF_SHARE = 0.15  # of the time left, kept back for the proof when somebody stays unserved
+PRICE_SHARE = 0.6  # of the time left, for the prices
+PROOF_SHARE, CROWDED_SHARE = (
+    0.35,
+    0.5,
+)  # of the time left, kept back for the proof when somebody stays unserved
+MOST_SHARE = 0.95  # of that, for how much can be served
 WORTH = 30.0  # V, in mean dearest costs: large enough that serving comes first
 
 
@@ -118,13 +123,15 @@ def _stages(search: Search, warm: Prices | None) -> None:
         prove(search)
         deadline.stage("exact")
     if not search.infeasible and not search.optimal and not search.done and deadline.left:
-        reserve = PROOF_SHARE * deadline.left if unsure or not search.found else 0.0
+        share = CROWDED_SHARE if np.count_nonzero(base == rows.m) > CROWDED * rows.n else PROOF_SHARE
+        reserve = share * deadline.left if unsure or not search.found else 0.0
         improve(search, base, loose, reserve)
         deadline.stage("rounding")
     if not search.found and not search.infeasible and deadline.left:
         prove(search)
         deadline.stage("exact")
-    if unsure and deadline.left and search.found:
+    if unsure and deadline.left and search.found and not search.done:
+        relax_most(search, MOST_SHARE)
         relax_kept(search, base)
         deadline.stage("proof")
 

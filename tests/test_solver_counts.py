@@ -14,7 +14,10 @@ from solver import Limit, Problem, solve, verify
 from solver.counts import count_rows
 from solver.evidence import gather
 from solver.passes import Passes
+from solver.relax import relax, relax_most
 from solver.rows import compile_rows
+from solver.search import Deadline
+from solver.solve import _start
 
 
 def grouped(
@@ -94,3 +97,14 @@ def test_a_market_whose_tenants_cannot_be_served_whole_is_proven() -> None:
     assert plan.served >= plan.served_bound - 2
     inflated = dataclasses.replace(plan, served_bound=plan.served_bound - 1)
     assert not verify(problem, inflated).ok
+
+
+@pytest.mark.slow
+def test_a_larger_v_proves_more_of_what_can_be_served() -> None:
+    """Under overload, prices of a sample at ten times V lower the bound of what is served, never below a plan."""
+    rows = compile_rows(market(6500, 9, 2.0, seed=1), Passes(1))
+    search = _start(rows, Deadline(60.0), False, 1e-3, 0)
+    relax(search, None, 0.2)
+    before = search.served_bound
+    relax_most(search, 0.9)
+    assert search.score[0] <= search.served_bound < before
