@@ -16,7 +16,7 @@ import orjson
 from .errors import InputInvalid
 from .money import NUSD_PER_USD
 
-__all__ = ["Exported", "outcome_rows", "write_outcomes"]
+__all__ = ["Exported", "call_rows", "outcome_rows", "write_outcomes"]
 
 _SERVED: Final = frozenset({"SETTLED", "PARTIAL"})
 
@@ -95,6 +95,29 @@ def outcome_rows(
         unscored=left_out,
         unread=unread,
     )
+
+
+def call_rows(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A log's served orders as ``negotiator advise`` reads calls: model, tokens, dollars, mean score or None, when."""
+    orders: dict[str, dict[str, Any]] = {}
+    scores: dict[str, list[float]] = {}
+    for line in lines:
+        if line["type"] == "judged":
+            scores.setdefault(line["order_id"], []).append(float(line["score"]))
+        elif line["type"] == "order" and line["state"] in _SERVED:
+            order = _slim(line)
+            if order["used"] is not None:
+                orders[line["order_id"]] = {
+                    "model": order["answered"],
+                    "input_tokens": order["used"]["input_tokens"],
+                    "output_tokens": order["used"]["output_tokens"],
+                    "cost_usd": order["billed_nusd"] / NUSD_PER_USD,
+                    "at": line["received_ms"],
+                }
+    return [
+        {**row, "score": sum(given) / len(given) if (given := scores.get(order_id)) else None}
+        for order_id, row in orders.items()
+    ]
 
 
 def _slim(line: Mapping[str, Any]) -> dict[str, Any]:

@@ -123,3 +123,13 @@ def test_a_log_without_judgements_is_one_message(tmp_path: Path) -> None:
     result = CliRunner().invoke(group, ["export", str(path), "--out", str(tmp_path / "o.jsonl")])
     assert result.exit_code == 1
     assert "1 without a score" in str(result.exception)
+
+
+def test_advice_reads_the_markets_own_log(log: Path) -> None:
+    """`advise` takes the log that `export` takes: served orders are its calls, with their scores."""
+    asked = ["advise", str(log), "--calls-per-month", "1000000", "--json"]
+    result = CliRunner().invoke(group, asked, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["calls"] == 641
+    assert sum(found["scored"].values()) == 640

@@ -313,6 +313,35 @@ def test_unrecorded_outcomes_say_nothing(tmp_path: Path) -> None:
     assert 400 < estimate.observations[0] < 600
 
 
+def test_a_log_of_one_answer_per_prompt_trains(tmp_path: Path) -> None:
+    """As a market's own log is: each prompt answered by one model, one model once. That one is left out and named."""
+    made = rows(400)
+    for number, row in enumerate(made):
+        for model in MODELS[:3]:
+            if model != MODELS[number % 2] and (model, number) != ("poet", 7):
+                row[f"quality.{model}"] = None
+        if number >= 3:
+            row["quality.small"] = None
+    path = written(tmp_path / "a.jsonl", made)
+    told = CliRunner().invoke(command, [str(path), "--out", str(tmp_path / "quality.model")])
+    assert told.exit_code in (0, 1), told.output
+    assert "left out, with fewer than 20 recorded outcomes: poet (1), small (3)" in told.output
+    assert "no prompt has every model's outcome" in told.output
+    for row in made[10:]:
+        row["quality.big"] = None
+    with pytest.raises(InputInvalid, match="at least two models with 20 recorded outcomes, found big: 5"):
+        read_outcomes([written(path, made)])
+
+
+def test_a_fold_without_a_models_outcomes_is_fitted(tmp_path: Path) -> None:
+    """Where all rows that a model answered are held out, the rest is fitted all the same, with finite estimates."""
+    made = outcomes(tmp_path, 400)
+    quality = made.quality.copy()
+    quality[:, 1] = np.nan
+    estimate = fit_model(replace(made, quality=quality)).estimate_texts(["prime", "moon"])
+    assert np.isfinite(estimate.mean).all()
+
+
 def test_parquet_and_json_lines_read_the_same(tmp_path: Path) -> None:
     """Both formats give the same table; two files with equal prompts share their groups."""
     pyarrow = pytest.importorskip("pyarrow")

@@ -13,6 +13,8 @@ from typing import Any
 import click
 
 from negotiator.errors import InputInvalid
+from negotiator.export import call_rows
+from negotiator.order_log import read_log
 from negotiator.quality import load_priors
 from negotiator.quality.advice import Advice, Call, advise
 
@@ -59,7 +61,7 @@ def command(
 ) -> None:
     """Say whether routing pays for the traffic in LOG, two tiers suffice, or nothing is needed.
 
-    LOG is JSON lines, one per call: model, input_tokens, output_tokens, cost_usd; where known score (0 to 1: how good the
+    LOG is an order log that `serve --log` or `run --log` wrote, or JSON lines, one per call: model, input_tokens, output_tokens, cost_usd; where known score (0 to 1: how good the
     answer was) and at (ISO 8601 or milliseconds). Quality without scores comes from published priors.
 
     Example: negotiator advise calls.jsonl --also gpt-4o-mini=0.15,0.60
@@ -85,7 +87,10 @@ def _read(log: Path) -> tuple[list[Call], list[float]]:
     calls, times, wrong = [], [], []
     try:
         with log.open(encoding="utf-8", errors="replace") as file:
-            for number, line in enumerate(file, start=1):
+            own = _is_order_log(file.readline())
+            file.seek(0)
+            lines = map(json.dumps, call_rows(read_log(log))) if own else file
+            for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
                 try:
@@ -104,6 +109,14 @@ def _read(log: Path) -> tuple[list[Call], list[float]]:
     if not calls:
         raise InputInvalid(f"{log}: expected at least one call, found none")
     return calls, times
+
+
+def _is_order_log(line: str) -> bool:
+    """Whether a log begins as the house's own does."""
+    try:
+        return str(json.loads(line).get("type")) in ("market", "order", "judged")
+    except (ValueError, AttributeError):
+        return False
 
 
 def _call(row: Mapping[str, Any]) -> Call:
@@ -132,7 +145,9 @@ def _volume(log: Path, times: list[float], calls: int) -> int:
     """Calls a month at the log's own pace."""
     span_ms = max(times) - min(times) if times else 0.0
     if span_ms < 60_000:
-        raise InputInvalid(f"{log}: no times (at) to tell the volume by; give --calls-per-month")
+        raise InputInvalid(
+            f"{log}: no times (at) a minute apart to tell the volume by; give --calls-per-month"
+        )
     return max(1, round(calls / span_ms * MONTH_MS))
 
 

@@ -10,6 +10,7 @@ import click
 
 from negotiator.quality import Evaluation, read_outcomes, train
 from negotiator.quality.fit import LEAST_PROMPTS
+from negotiator.quality.outcomes import LEAST_ANSWERS
 
 from .market import json_option
 from .terminal import console, note, print_json, progress_bar, table
@@ -34,6 +35,9 @@ def command(outcomes: tuple[Path, ...], out: Path, seed: int, as_json: bool) -> 
     Example: negotiator train outcomes.parquet --out quality.model
     """
     rows = read_outcomes(outcomes)
+    if rows.left_out:
+        few = ", ".join(f"{model} ({count})" for model, count in rows.left_out)
+        note(f"left out, with fewer than {LEAST_ANSWERS} recorded outcomes: {few}")
     with progress_bar() as bar:
         task = bar.add_task(f"{len(rows)} prompts x {len(rows.models)} models", total=5, facts="")
         model, found = train(
@@ -75,7 +79,10 @@ def _show(found: Evaluation) -> None:
     title = (
         f"{found.prompts:,} prompts, {found.models} models, each prompt judged by a model that did not see it"
     )
-    out.print(table(title, ["choice", "model", ">quality", ">$ per 1,000"], rows))
+    if found.complete:
+        out.print(table(title, ["choice", "model", ">quality", ">$ per 1,000"], rows))
+    else:
+        out.print(f"{title}; no prompt has every model's outcome, so choices are not compared")
     if found.points:
         shown = found.points[:: -max(1, len(found.points) // 8)][::-1]
         pairs: list[Any] = [[_usd(cost), f"{quality:.4f}"] for cost, quality in shown]

@@ -265,7 +265,11 @@ def _logistic(predicted: FloatArray, outcome: FloatArray) -> tuple[float, float]
 
 def _filled(values: FloatArray) -> FloatArray:
     """Unrecorded outcomes replaced by their model's mean: the row then says nothing about that model."""
-    return np.asarray(np.where(np.isnan(values), np.nanmean(values, axis=0), values), dtype=np.float64)
+    known = ~np.isnan(values)
+    sums, counts = np.where(known, values, 0.0).sum(axis=0), known.sum(axis=0)
+    # A model whose every answer is held out gets the mean of the others.
+    mean = np.where(counts, sums / np.maximum(counts, 1), sums.sum() / max(int(counts.sum()), 1))
+    return np.asarray(np.where(known, values, mean), dtype=np.float64)
 
 
 def _completed(features: FloatArray, values: FloatArray) -> tuple[FloatArray, _Ridge]:

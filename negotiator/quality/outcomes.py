@@ -13,7 +13,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ from negotiator.errors import InputInvalid
 from negotiator.quality.estimate import FloatArray, IntArray
 from negotiator.quality.features import BUCKETS, COUNT_MAX, HAND, Encoded, concatenated, encode, encode_all
 
-__all__ = ["Outcomes", "decode_features", "encode_features", "folds", "read_outcomes"]
+__all__ = ["LEAST_ANSWERS", "Outcomes", "decode_features", "encode_features", "folds", "read_outcomes"]
 
 NUSD_PER_USD = 1_000_000_000
 LEAST_ROWS = 20
+LEAST_ANSWERS = 20
+"""A model with fewer recorded outcomes is left out: nothing can be learnt of it."""
 FEATURES_VERSION = "n1"
 
 
@@ -37,7 +39,7 @@ class Outcomes:
 
     encoded: the prompts as hashed features. quality: float64[n, m] in [0, 1], NaN = not recorded. output_tokens:
     float64[n, m], NaN = not recorded. cost_nusd: int64[n, m], nano-dollars of that call, or None when any is missing.
-    group: int64[n], equal for equal prompts.
+    group: int64[n], equal for equal prompts. left_out: models of which too little is recorded, with their outcomes.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Outcomes:
     cost_nusd: IntArray | None
     input_tokens: IntArray
     group: IntArray
+    left_out: tuple[tuple[str, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.group)
@@ -66,6 +69,7 @@ class Outcomes:
             None if self.cost_nusd is None else self.cost_nusd[index],
             self.input_tokens[index],
             self.group[index],
+            self.left_out,
         )
 
 
@@ -114,7 +118,10 @@ def decode_features(text: str) -> Encoded:
 
 
 def read_outcomes(paths: Sequence[Path | str]) -> Outcomes:
-    """One table from one or more files with the same models; raises InputInvalid with file and column or line."""
+    """One table from one or more files with the same models; raises InputInvalid with file and column or line.
+
+    Models with fewer than ``LEAST_ANSWERS`` outcomes are left out, as are prompts that only they answered.
+    """
     tables = [_columns(Path(path)) for path in paths]
     if not tables:
         raise InputInvalid("outcomes: expected at least one file")
@@ -129,7 +136,7 @@ def read_outcomes(paths: Sequence[Path | str]) -> Outcomes:
         if not {"prompt", "features"} & table.keys():
             raise InputInvalid(f"{path}: expected a column prompt or features, found {', '.join(table)}")
     parts = [_outcomes(str(path), table, models) for path, table in zip(paths, tables, strict=True)]
-    return parts[0] if len(parts) == 1 else _joined(parts)
+    return _enough(parts[0] if len(parts) == 1 else _joined(parts))
 
 
 def _columns(path: Path) -> Mapping[str, Sequence[Any]]:
@@ -222,6 +229,29 @@ def _matrix(
         except (TypeError, ValueError) as error:
             raise InputInvalid(f"{path}: {kind}.{model}: expected numbers or null: {error}") from error
     return np.array(columns, dtype=np.float64).T.copy()
+
+
+def _enough(outcomes: Outcomes) -> Outcomes:
+    seen = (~np.isnan(outcomes.quality)).sum(axis=0)
+    kept = seen >= LEAST_ANSWERS
+    if kept.all():
+        return outcomes
+    counts = list(zip(outcomes.models, seen.tolist(), strict=True))
+    if kept.sum() < 2:
+        found = ", ".join(f"{model}: {count}" for model, count in counts)
+        raise InputInvalid(
+            f"{outcomes.name}: expected at least two models with {LEAST_ANSWERS} recorded outcomes, found {found}"
+        )
+    cost = outcomes.cost_nusd
+    part = replace(
+        outcomes,
+        models=tuple(model for model, count in counts if count >= LEAST_ANSWERS),
+        quality=outcomes.quality[:, kept],
+        output_tokens=outcomes.output_tokens[:, kept],
+        cost_nusd=None if cost is None else cost[:, kept],
+        left_out=tuple(pair for pair in counts if pair[1] < LEAST_ANSWERS),
+    )
+    return part.rows(np.flatnonzero((~np.isnan(part.quality)).any(axis=1)))
 
 
 def _joined(parts: Sequence[Outcomes]) -> Outcomes:

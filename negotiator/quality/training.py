@@ -57,10 +57,11 @@ class Evaluation:
     quality, cost: of the router at the cost of the best single model; best_*, cheapest_*: of single models chosen on the
     training folds. matching_cost: least cost at the best single model's quality, None = not reached. aiq, singles_aiq:
     mean height of the frontier between the cheapest and the best, router's and single models'. reasons: why it is not
-    to be installed, empty = it is.
+    to be installed, empty = it is. complete: prompts with every model's outcome; only they show how choices did.
     """
 
     prompts: int
+    complete: int
     models: int
     quality: float
     best_model: str
@@ -162,6 +163,7 @@ def judge(outcomes: Outcomes, held_out: CrossValidation) -> Evaluation:
         value, reached, heights = _beside(line, alone.frontier, best_quality, best_cost, alone.cost[cheapest])
     return Evaluation(
         prompts=len(outcomes),
+        complete=len(rows),
         models=len(names),
         quality=value,
         best_model=names[int(np.bincount(best).argmax())] if len(rows) else names[0],
