@@ -109,19 +109,39 @@ CHECKS = (
 
 
 @pytest.mark.slow
-async def test_the_document_and_the_server_agree(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Every route, asked with what its models allow and forbid, answers as the document says."""
+@pytest.mark.parametrize(
+    ("phases", "examples", "checks"),
+    [
+        ("coverage,fuzzing", 10, CHECKS),
+        ("stateful", 60, f"{CHECKS},use_after_free,ensure_resource_availability"),
+    ],
+)
+async def test_the_document_and_the_server_agree(
+    phases: str, examples: int, checks: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every route, asked with what its models allow and forbid, answers as the document says.
+
+    So do 60 sequences of requests in which one takes what another gave: orders, files, batches, accounts.
+    """
     tool = shutil.which("st", path=str(Path(sys.executable).parent)) or shutil.which("st")
     if tool is None:
         pytest.skip("schemathesis is not installed: pip install schemathesis")
     async with api_house() as served:
         run = await asyncio.create_subprocess_exec(
-            *(tool, "run", f"{served.url}/openapi.json", "--url", served.url, "--max-examples", "10"),
+            *(
+                tool,
+                "run",
+                f"{served.url}/openapi.json",
+                "--url",
+                served.url,
+                "--max-examples",
+                str(examples),
+            ),
             *(
                 "--checks",
-                CHECKS,
+                checks,
                 "--phases",
-                "coverage,fuzzing",
+                phases,
                 "--exclude-path-regex",
                 "market/stream|keys",
             ),
