@@ -13,6 +13,7 @@ from providers.errors import ProviderError, ProviderTimeout, ProviderUnavailable
 
 from .batch_parcel import Parcel
 from .batch_settling import Returns, give_back, settle
+from .capacity import Slot
 from .events import Event
 from .order import Completion
 
@@ -39,7 +40,7 @@ class Dispatch:
     """What all parcels of a batch share.
 
     out: lines that are with vendors now; back: lines that were, until somebody takes note. recalled: set, vendors are
-    told to stop and lines without an answer are given up.
+    told to stop and lines without an answer are given up. rooms: what each parcel takes of its endpoint's queue, by name.
     """
 
     engine: Engine
@@ -48,11 +49,18 @@ class Dispatch:
     out: set[str] = field(default_factory=set)
     back: list[str] = field(default_factory=list)
     recalled: asyncio.Event = field(default_factory=asyncio.Event)
+    rooms: dict[str, list[Slot]] = field(default_factory=dict)
 
     @property
     def now_ms(self) -> int:
         """The house's time."""
         return self.engine.rooms.clock.now_ms()
+
+    def end(self, parcel: Parcel) -> None:
+        """Nothing of it is needed any more, and none of it waits at its vendor."""
+        for room in self.rooms.pop(parcel.name, ()):
+            room.release()
+        parcel.forget()
 
     def tell(self, name: str, parcel: Parcel, **facts: Any) -> None:
         """Emit what happened to a parcel."""
@@ -222,4 +230,4 @@ class Errand:
         ids = set(self._parcel.ids.values())
         self._dispatch.back += ids
         self._dispatch.out -= ids
-        self._parcel.forget()
+        self._dispatch.end(self._parcel)

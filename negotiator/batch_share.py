@@ -11,11 +11,11 @@ import math
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from providers.terms import RateKind, Usage
+from providers.terms import Usage
 
 from .capacity import Capacity, Slot
 from .capacity_windows import Bucket, Slots, Window
-from .limits import UNITS, Full, Lack, LimitRow, Load
+from .limits import HELD, UNITS, Full, Lack, LimitRow, Load
 
 __all__ = ["Room", "Share"]
 
@@ -51,7 +51,7 @@ class _Row:
     __slots__ = ("before", "counter", "lack", "need", "others", "own", "row")
 
     def __init__(self, row: LimitRow) -> None:
-        slots = row.kind is RateKind.CONCURRENCY
+        slots = row.kind in HELD
         self.row = row
         self.lack = Lack(row.name)
         self.counter = Slots(row.amount) if slots else Window(row.amount, row.per_ms)
@@ -94,14 +94,14 @@ class Share:
         self._capacity = capacity
         self._workers = workers
         self._rows = {row.name: _Row(row) for row in capacity.rows}
-        self._pairs: dict[tuple[str, str], tuple[_Row, ...]] = {}
+        self._pairs: dict[tuple[str, str, bool], tuple[_Row, ...]] = {}
         self._sampled_ms: int | None = None
 
     def take(self, provider: str, model: str, load: Load, *, urgent: bool = False) -> Room | Full:
         """Room for one call of a batch, or what is full and when to ask again."""
         now_ms = self._capacity.now_ms()
         self.look(now_ms)
-        uses = [(row, UNITS[row.row.kind](load)) for row in self._covering(provider, model)]
+        uses = [(row, UNITS[row.row.kind](load)) for row in self._covering(provider, model, load.batch)]
         if not urgent:
             for row, units in uses:
                 wait_ms = row.wait_ms(units, now_ms)
@@ -125,11 +125,11 @@ class Share:
         for name, used in self._capacity.in_use().items():
             self._rows[name].look(used, fade, now_ms, self._workers)
 
-    def _covering(self, provider: str, model: str) -> tuple[_Row, ...]:
-        known = self._pairs.get((provider, model))
+    def _covering(self, provider: str, model: str, batch: bool) -> tuple[_Row, ...]:
+        known = self._pairs.get((provider, model, batch))
         if known is None:
-            known = tuple(row for row in self._rows.values() if row.row.covers(provider, model))
-            self._pairs[provider, model] = known
+            known = tuple(row for row in self._rows.values() if row.row.covers(provider, model, batch=batch))
+            self._pairs[provider, model, batch] = known
         return known
 
 
@@ -163,7 +163,7 @@ class _SharedSlot:
         self._open = False
         now_ms = self._capacity.now_ms()
         for row, bucket, units in self._taken:
-            if row.row.kind is RateKind.CONCURRENCY:
+            if row.row.kind in HELD:
                 row.counter.give(bucket, units, now_ms)
                 continue
             less = units if unused else 0 if used is None else units - UNITS[row.row.kind](used)

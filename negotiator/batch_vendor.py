@@ -17,16 +17,18 @@ from typing import TYPE_CHECKING, Final
 
 from providers.batch import BATCH_TIER, BatchDriver, BatchLine, SubmitInDoubt, batches_of
 from providers.errors import ProviderError, RequestRefused
-from providers.terms import Offer, Usage
+from providers.terms import Offer
 
 from .batch_errand import GRACE_MS, Dispatch, Errand
 from .batch_parcel import Parcel, ParcelLine, parcels_in
 from .batch_queue import OfferQueue
 from .batch_settling import Returns, give_back
 from .batch_tries import Tries
+from .capacity import Slot
 from .engine_delivery import Delivery
 from .engine_grant import Grant
 from .errors import InputInvalid, Reject, RejectCode, Rejected
+from .limits import Full, Load
 from .order import Completion, Order
 
 if TYPE_CHECKING:
@@ -43,16 +45,6 @@ MAX_OPEN: Final = 8
 SUBMIT_AGAIN_MS: Final = (5_000, 30_000)
 
 TurnedDown = Callable[[Order, str, Rejected], Awaitable[None]]
-
-
-class _OwnPool:
-    """Room at a batch endpoint: it has a pool of its own, so nothing of the interactive limits is taken."""
-
-    def settle(self, usage: Usage | None) -> None:
-        """Nothing to tell."""
-
-    def release(self) -> None:
-        """Nothing to give back."""
 
 
 class VendorBatches:
@@ -86,6 +78,7 @@ class VendorBatches:
             if parcel.sending_ms is None:
                 await self._void(parcel)
             else:
+                self._wait_again(parcel)
                 self._follow(parcel, driver, at_once=True)
 
     async def send(self, queue: OfferQueue, late: Callable[[int], bool], turned_down: TurnedDown) -> None:
@@ -102,20 +95,27 @@ class VendorBatches:
             if late(queue.latency_ms_p95(row)):
                 continue
             custom_id = queue.plan.batch.ids[row]
+            room = self._engine.rooms.capacity.take(queue.offer.provider, queue.offer.model, queue.load(row))
+            if isinstance(room, Full):  # it waits until a batch has ended, or is planned elsewhere
+                self._dispatch.returns.fail(custom_id, _full(room))
+                continue
             order = await queue.plan.batch.order(self._engine, row, planned=False)
             order = self._tries.numbered(order, custom_id)
             try:
-                delivery = await self._let_in(queue.offer, order, custom_id)
+                delivery = await self._let_in(queue.offer, order, custom_id, room)
             except Rejected as no:
+                room.release()
                 await turned_down(order, custom_id, no)
                 continue
             if delivery is None:
+                room.release()
                 continue
             if order.deadline_ms not in filling:
                 if len(filling) == MAX_OPEN:
                     await self._hand_in(driver, *filling.pop(next(iter(filling))))
                 filling[order.deadline_ms] = self._parcel(queue.offer, order.deadline_ms), []
             parcel, lines = filling[order.deadline_ms]
+            self._dispatch.rooms.setdefault(parcel.name, []).append(room)
             await self._pack(driver, parcel, lines, custom_id, delivery)
             if len(lines) >= most or sum(map(len, lines)) >= most_bytes:
                 await self._hand_in(driver, *filling.pop(order.deadline_ms))
@@ -167,9 +167,9 @@ class VendorBatches:
         parcel.begin()
         return parcel
 
-    async def _let_in(self, offer: Offer, order: Order, custom_id: str) -> Delivery | None:
+    async def _let_in(self, offer: Offer, order: Order, custom_id: str, room: Slot) -> Delivery | None:
         """The order with its money held for this offer; None = it was answered before, or must be planned again."""
-        grant = Grant(offer.provider, offer.model, offer.tier, _OwnPool())
+        grant = Grant(offer.provider, offer.model, offer.tier, room)
         delivery = await self._engine.submit(order, grant=grant, calls=False)
         if isinstance(delivery, Completion):
             self._dispatch.returns.serve(custom_id, delivery)
@@ -212,7 +212,7 @@ class VendorBatches:
 
     async def _hand_in(self, driver: BatchDriver, parcel: Parcel, lines: list[bytes]) -> None:
         if not lines:
-            parcel.forget()
+            self._dispatch.end(parcel)
             return
         parcel.is_sending(self._dispatch.now_ms)
         for wait_ms in (*SUBMIT_AGAIN_MS, None):
@@ -235,8 +235,23 @@ class VendorBatches:
         errand = Errand(self._dispatch, parcel, driver)
         self._tasks.add(asyncio.ensure_future(errand.run(at_once=at_once)))
 
+    def _wait_again(self, parcel: Parcel) -> None:
+        """Count what an earlier run handed in: it waits at the vendor still."""
+        rooms, capacity = self._dispatch.rooms.setdefault(parcel.name, []), self._engine.rooms.capacity
+        for line in parcel.lines():
+            room = capacity.take(parcel.provider, parcel.model, Load(line.input_tokens, 0, batch=True))
+            if isinstance(room, Full):
+                return
+            rooms.append(room)
+
     async def _void(self, parcel: Parcel) -> None:
         """A parcel that never went anywhere: give its money back."""
         for line in parcel.lines():
             await self._engine.rooms.ledger.void_found(line.reservation)
         parcel.forget()
+
+
+def _full(full: Full) -> Reject:
+    never = full.retry_after_ms is None
+    why = "is less than the request" if never else "is used up by what waits there"
+    return Reject(code=RejectCode.CAPACITY_EXHAUSTED, message=f"{full.lack.row} {why}", retry_after_ms=1_000)

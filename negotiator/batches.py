@@ -144,9 +144,11 @@ class BatchRun:
             if not (todo and self._hopeful(idle, -(-len(todo) // most))):
                 if not out:
                     break
+                waiting = len(out)
                 await self._vendors.wait(self._stopping)
-                if returned := self._returned():
-                    todo, idle = todo + returned, 0
+                todo += self._returned()
+                if len(out) < waiting:
+                    idle = 0  # there is room at its endpoint again
                 continue
             before = report.finished + len(out)
             report.rounds += 1

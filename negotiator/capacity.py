@@ -15,7 +15,7 @@ from typing import Any, Final
 from providers.clock import Clock
 from providers.dialect import Window as Report
 from providers.errors import AuthFailed, ProviderError, ProviderTimeout, RateLimited, RequestRefused
-from providers.terms import RateKind, RateLimit, Usage
+from providers.terms import RateLimit, Usage
 
 from .capacity_health import Breaker, Health, RetryBudget
 from .capacity_latency import Latencies, Spread, patience_ms
@@ -23,7 +23,7 @@ from .capacity_leases import LeasedSlots, LeasedWindow, Leases
 from .capacity_windows import Bucket, Slots, Window
 from .errors import StoreUnavailable
 from .events import Emit, Event
-from .limits import UNITS, Full, Lack, LimitRow, Load, limit_rows
+from .limits import ENQUEUED, HELD, UNITS, Full, Lack, LimitRow, Load, limit_rows
 from .order import Loss
 from .store import RateStore
 
@@ -55,12 +55,12 @@ class _Row:
 
 
 class _Pair:
-    """What is known of one seller's model."""
+    """What is known of one seller's model, of its batch endpoint apart."""
 
     __slots__ = ("backoff", "backoff_ms", "backoff_until_ms", "breaker", "ejected", "latencies", "rows")
 
-    def __init__(self, provider: str, model: str, rows: Sequence[_Row]) -> None:
-        self.rows = tuple(row for row in rows if row.row.covers(provider, model))
+    def __init__(self, provider: str, model: str, rows: Sequence[_Row], batch: bool) -> None:
+        self.rows = tuple(row for row in rows if row.row.covers(provider, model, batch=batch))
         self.breaker = Breaker()
         self.latencies = Latencies()
         self.ejected = Lack(f"{provider}/{model}:ejected", Loss.EJECTED)
@@ -70,7 +70,7 @@ class _Pair:
 
 
 def _counter(row: LimitRow) -> Window | Slots:
-    return Slots(row.amount) if row.kind is RateKind.CONCURRENCY else Window(row.amount, row.per_ms)
+    return Slots(row.amount) if row.kind in HELD else Window(row.amount, row.per_ms)
 
 
 class Slot:
@@ -97,7 +97,7 @@ class Slot:
         if usage is not None:
             used = Load(usage.input_tokens, usage.output_tokens, usage.cache_read_tokens)
         for row, bucket, units in self._taken:
-            if row.kind is RateKind.CONCURRENCY:
+            if row.kind in HELD:
                 row.counter.give(bucket, units, now_ms)
             elif used is not None and (less := units - row.units(used)) > 0:
                 row.counter.give(bucket, less, now_ms)
@@ -139,7 +139,7 @@ class Capacity:
             provider: tuple(_Row(row, count(row)) for row in limit_rows(provider, limits_))
             for provider, limits_ in limits.items()
         }
-        self._pairs: dict[tuple[str, str], _Pair] = {}
+        self._pairs: dict[tuple[str, str, bool], _Pair] = {}
         self._retries: dict[str, tuple[RetryBudget, Lack]] = {}
         self._last_ms = 0
         self._behind_ms = 0
@@ -177,7 +177,7 @@ class Capacity:
     def in_use(self) -> dict[str, int]:
         """Of every row what this process took since it opened, what came back subtracted; of concurrency, in flight now."""
         return {
-            row.row.name: row.counter.used if row.kind is RateKind.CONCURRENCY else row.taken
+            row.row.name: row.counter.used if row.kind in HELD else row.taken
             for rows in self._rows.values()
             for row in rows
         }
@@ -189,7 +189,7 @@ class Capacity:
 
         A seller that is out is lacking unless its time is over and nobody is trying it; see :meth:`may_probe`.
         """
-        pair, now_ms = self._pair(provider, model), self.now_ms()
+        pair, now_ms = self._pair(provider, model, load.batch), self.now_ms()
         if pair.breaker.out and (pair.breaker.probing or not pair.breaker.due(now_ms)):
             return pair.ejected
         return self._full(pair, provider, load, now_ms, retry)
@@ -211,9 +211,9 @@ class Capacity:
 
     def take(self, provider: str, model: str, load: Load, *, retry: bool = False) -> Slot | Full:
         """Room for one call, counted at once; or what is full and when it may not be."""
-        pair, now_ms = self._pair(provider, model), self.now_ms()
+        pair, now_ms = self._pair(provider, model, load.batch), self.now_ms()
         lack = self._full(pair, provider, load, now_ms, retry)
-        if pair.breaker.out and not self.may_probe(provider, model):
+        if pair.breaker.out and not self.may_probe(provider, model, batch=load.batch):
             lack = pair.ejected
         if lack is not None:
             return Full(lack, self.retry_after_ms(provider, model, load))
@@ -229,16 +229,25 @@ class Capacity:
 
     def retry_after_ms(self, provider: str, model: str, load: Load) -> int | None:
         """When this call may fit if nobody else comes: 0 = now, None = never, it is larger than a limit."""
-        pair, now_ms = self._pair(provider, model), self.now_ms()
+        pair, now_ms = self._pair(provider, model, load.batch), self.now_ms()
         waits_ms = [max(0, pair.backoff_until_ms - now_ms), self._budget(provider)[0].wait_ms(now_ms)]
         if pair.breaker.out:
-            waits_ms.append(pair.breaker.wait_ms(now_ms, self._last_of_kind(provider, model)))
+            waits_ms.append(pair.breaker.wait_ms(now_ms, self._last_of_kind(provider, model, load.batch)))
         for row in pair.rows:
             wait_ms = row.counter.wait_ms(row.units(load), now_ms)
             if wait_ms is None:
                 return None
             waits_ms.append(wait_ms)
         return max(waits_ms)
+
+    def enqueued(self) -> dict[str, int]:
+        """What waits at batch endpoints, by the rows' names."""
+        return {
+            row.row.name: row.counter.used
+            for rows in self._rows.values()
+            for row in rows
+            if row.kind in ENQUEUED
+        }
 
     def correct(self, provider: str, model: str, reports: Iterable[Report]) -> None:
         """Believe the vendor's own windows where they leave less than is counted here."""
@@ -257,9 +266,9 @@ class Capacity:
             if not same and report.remaining == 0 and report.reset_ms:
                 self.backoff(provider, model, report.reset_ms)  # a limit that nobody told us about
 
-    def backoff(self, provider: str, model: str, retry_after_ms: int | None) -> None:
+    def backoff(self, provider: str, model: str, retry_after_ms: int | None, *, batch: bool = False) -> None:
         """Leave the seller alone for so long (None: 1 s, and twice as long every further time)."""
-        pair, now_ms = self._pair(provider, model), self.now_ms()
+        pair, now_ms = self._pair(provider, model, batch), self.now_ms()
         if retry_after_ms is None:
             pair.backoff_ms = min(MAX_BACKOFF_MS, max(MIN_BACKOFF_MS, 2 * pair.backoff_ms))
             retry_after_ms = pair.backoff_ms
@@ -293,21 +302,21 @@ class Capacity:
 
     # Health -----------------------------------------------------------------------------------------------------
 
-    def state(self, provider: str, model: str) -> Health:
+    def state(self, provider: str, model: str, *, batch: bool = False) -> Health:
         """Whether the seller is up, out, or being tried."""
-        breaker = self._pair(provider, model).breaker
+        breaker = self._pair(provider, model, batch).breaker
         if not breaker.out:
             return Health.UP
-        return breaker.health(self.now_ms(), self._last_of_kind(provider, model))
+        return breaker.health(self.now_ms(), self._last_of_kind(provider, model, batch))
 
-    def may_probe(self, provider: str, model: str) -> bool:
+    def may_probe(self, provider: str, model: str, *, batch: bool = False) -> bool:
         """Whether a seller that is out may be tried now: its time is over, or it is the last of its kind."""
-        breaker, now_ms = self._pair(provider, model).breaker, self.now_ms()
-        return breaker.out and breaker.wait_ms(now_ms, self._last_of_kind(provider, model)) == 0
+        breaker, now_ms = self._pair(provider, model, batch).breaker, self.now_ms()
+        return breaker.out and breaker.wait_ms(now_ms, self._last_of_kind(provider, model, batch)) == 0
 
     def succeeded(self, provider: str, model: str, load: Load, ttft_ms: int | None, latency_ms: int) -> None:
         """A whole answer of this size came in such a time; ``ttft_ms`` None = it was not streamed."""
-        pair = self._pair(provider, model)
+        pair = self._pair(provider, model, load.batch)
         pair.latencies.add(load.output_tokens, ttft_ms, latency_ms)
         self._well(pair, provider, model)
 
@@ -318,9 +327,9 @@ class Capacity:
 
     def failed(self, provider: str, model: str, load: Load, error: ProviderError, latency_ms: int) -> None:
         """A call failed. A full window backs off; a refused key ejects at once; a timeout also counts as slow."""
-        pair = self._pair(provider, model)
+        pair = self._pair(provider, model, load.batch)
         if isinstance(error, RateLimited):
-            self.backoff(provider, model, error.retry_after_ms)
+            self.backoff(provider, model, error.retry_after_ms, batch=load.batch)
             return
         if isinstance(error, ProviderTimeout):
             pair.latencies.add(load.output_tokens, None, latency_ms)
@@ -331,7 +340,7 @@ class Capacity:
         shut = isinstance(error, AuthFailed)
         ejection_ms = pair.breaker.failed(self.now_ms(), type(error).__name__, shut=shut)
         if error.retry_after_ms:
-            self.backoff(provider, model, error.retry_after_ms)
+            self.backoff(provider, model, error.retry_after_ms, batch=load.batch)
         if ejection_ms:
             self._tell(
                 "capacity.ejected", provider, model, ejection_ms=ejection_ms, error=type(error).__name__
@@ -339,9 +348,9 @@ class Capacity:
 
     # Latency ----------------------------------------------------------------------------------------------------
 
-    def latency(self, provider: str, model: str, output_tokens: int) -> Spread | None:
+    def latency(self, provider: str, model: str, output_tokens: int, *, batch: bool = False) -> Spread | None:
         """How long answers of about this size take here, None = too few were seen."""
-        return self._pair(provider, model).latencies.spread(output_tokens)
+        return self._pair(provider, model, batch).latencies.spread(output_tokens)
 
     def ttft(self, provider: str, model: str) -> Spread | None:
         """How soon answers start here, None = too few were seen."""
@@ -349,17 +358,18 @@ class Capacity:
 
     def abandon_after_ms(self, provider: str, model: str, load: Load) -> int:
         """When a call without a deadline is given up: three times the p99 observed, or guessed from the median."""
-        return patience_ms(self.latency(provider, model, load.output_tokens), load.latency_ms)
+        spread = self.latency(provider, model, load.output_tokens, batch=load.batch)
+        return patience_ms(spread, load.latency_ms)
 
     # ------------------------------------------------------------------------------------------------------------
 
-    def _pair(self, provider: str, model: str) -> _Pair:
-        key = (provider, model)
+    def _pair(self, provider: str, model: str, batch: bool = False) -> _Pair:
+        key = (provider, model, batch)
         pair = self._pairs.get(key)
         if pair is None:
             if len(self._pairs) >= MAX_PAIRS:
                 del self._pairs[next(iter(self._pairs))]
-            pair = self._pairs[key] = _Pair(provider, model, self._rows.get(provider, ()))
+            pair = self._pairs[key] = _Pair(provider, model, self._rows.get(provider, ()), batch)
         return pair
 
     def _budget(self, provider: str) -> tuple[RetryBudget, Lack]:
@@ -370,12 +380,12 @@ class Capacity:
             known = self._retries[provider] = (RetryBudget(), Lack(f"{provider}:retries"))
         return known
 
-    def _last_of_kind(self, provider: str, model: str) -> bool:
+    def _last_of_kind(self, provider: str, model: str, batch: bool = False) -> bool:
         """Whether no other seller of the model is up; asked only while this one is out."""
         return all(
             pair.breaker.out
-            for (other, name), pair in self._pairs.items()
-            if name == model and other != provider
+            for (other, name, endpoint), pair in self._pairs.items()
+            if name == model and other != provider and endpoint == batch
         )
 
     def _tell(self, name: str, provider: str, model: str, **facts: Any) -> None:

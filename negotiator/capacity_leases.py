@@ -18,7 +18,7 @@ from providers.terms import RateKind
 from .capacity_windows import Bucket, Slots
 from .errors import StoreUnavailable
 from .events import Emit, Event
-from .limits import LimitRow
+from .limits import ENQUEUED, LimitRow
 from .store import LeaseAsk, RateStore, Unused
 
 __all__ = ["LEASE_MS", "LeasedSlots", "LeasedWindow", "Leases"]
@@ -240,8 +240,10 @@ class Leases:
         self.renew_ms = LEASE_MS // ROUNDS
         """How often a round may be due."""
 
-    def counter(self, row: LimitRow) -> LeasedWindow | LeasedSlots:
-        """What counts a row of this worker."""
+    def counter(self, row: LimitRow) -> LeasedWindow | LeasedSlots | Slots:
+        """What counts a row of this worker; one worker leads a store's batches, so what is enqueued is its own count."""
+        if row.kind in ENQUEUED:
+            return Slots(row.amount)
         counter: LeasedWindow | LeasedSlots = LeasedWindow(row.amount, row.per_ms)
         if row.kind is RateKind.CONCURRENCY:
             counter = LeasedSlots(row.amount)

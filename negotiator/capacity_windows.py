@@ -130,7 +130,9 @@ class Slots:
         return self.amount - self.used
 
     def wait_ms(self, units: int, now_ms: int) -> int | None:
-        """A short while where none is free: nobody knows when a call ends."""
+        """A short while where none is free: nobody knows when a call ends. None = never, it takes more than there are."""
+        if units > self.amount:
+            return None
         return 0 if self.left(now_ms) >= units else SLOT_WAIT_MS
 
     def take(self, units: int, now_ms: int) -> Bucket:

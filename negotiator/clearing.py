@@ -21,6 +21,7 @@ from heapq import heappop, heappush
 from math import log
 from typing import Any, Final, NamedTuple, Protocol
 
+from providers.batch import BATCH_TIER
 from providers.clock import Clock
 from providers.terms import RateKind
 
@@ -88,6 +89,8 @@ _SHAPES: Final = {
     RateKind.UNCACHED_INPUT_TOKENS: _Tariff(0, 1, -1, 0, 0),
     RateKind.OUTPUT_TOKENS: _Tariff(0, 0, 0, 1, 0),
     RateKind.CONCURRENCY: _Tariff(0, 0, 0, 0, 1),
+    RateKind.ENQUEUED_TOKENS: _Tariff(0, 1, 0, 0, 0),
+    RateKind.ENQUEUED_REQUESTS: _Tariff(1, 0, 0, 0, 0),
 }
 
 
@@ -109,7 +112,7 @@ class Clearing:
         self._emit = emit
         self._attempts = attempts
         self._prices: ShadowPrices | None = None
-        self._tariffs: dict[tuple[str, str], _Tariff] = {}
+        self._tariffs: dict[tuple[str, str, bool], _Tariff] = {}
         self._stale = False
         self._draw = (rng or random.Random(0)).random
 
@@ -191,7 +194,7 @@ class Clearing:
         self,
         order: Order,
         prices: ShadowPrices | None,
-        tariffs: dict[tuple[str, str], _Tariff],
+        tariffs: dict[tuple[str, str, bool], _Tariff],
         award: Candidate | None,
         full: Sequence[tuple[Candidate, Lack]],
         candidate: Candidate,
@@ -251,7 +254,7 @@ class Clearing:
         self,
         candidate: Candidate,
         prices: ShadowPrices | None,
-        tariffs: dict[tuple[str, str], _Tariff] | None = None,
+        tariffs: dict[tuple[str, str, bool], _Tariff] | None = None,
     ) -> int:
         """``tariffs``: those of ``prices``, None = of the prices in force."""
         if prices is None:
@@ -259,7 +262,7 @@ class Clearing:
         if tariffs is None:
             tariffs = self._tariffs
         quote = candidate.quote
-        key = (quote.provider, quote.model)
+        key = (quote.provider, quote.model, quote.tier == BATCH_TIER)
         tariff = tariffs.get(key)
         if tariff is None:
             tariff = tariffs[key] = self._tariff(*key, prices)
@@ -273,10 +276,10 @@ class Clearing:
             nusd += cached_token * cached_input(quote)
         return max(0, nusd) // UNITS_PER_PRICE
 
-    def _tariff(self, provider: str, model: str, prices: ShadowPrices) -> _Tariff:
+    def _tariff(self, provider: str, model: str, batch: bool, prices: ShadowPrices) -> _Tariff:
         total = [0, 0, 0, 0, 0]
         for row in self._rows:
-            nusd = prices.nusd_per_million.get(row.name, 0) if row.covers(provider, model) else 0
+            nusd = prices.nusd_per_million.get(row.name, 0) if row.covers(provider, model, batch=batch) else 0
             if nusd > 0:
                 total = [sum_ + nusd * part for sum_, part in zip(total, _SHAPES[row.kind], strict=True)]
         return _Tariff(*total) if any(total) else _FREE

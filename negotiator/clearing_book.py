@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from providers.batch import BATCH_TIER
 from providers.terms import RateKind
 
-from .limits import LimitRow
+from .limits import ENQUEUED, LimitRow
 
 if TYPE_CHECKING:
     from solver import Limit, Problem
@@ -98,29 +99,32 @@ def _seller_rows(book: BatchBook) -> Iterator[Limit]:
     slots = book.slots or [(0, book.horizon_ms)]
     of_column = book.slot or [0] * len(book.offers)
     for row in book.rows:
-        covered = [row.covers(offer.provider, offer.model) for offer in book.offers]
-        for number, (start_ms, end_ms) in enumerate(slots):
-            columns = [j for j, inside in enumerate(covered) if inside and of_column[j] == number]
+        covered = [
+            row.covers(offer.provider, offer.model, batch=offer.tier == BATCH_TIER) for offer in book.offers
+        ]
+        whole = row.kind in ENQUEUED  # what was handed in in one slot waits in the next ones
+        for number, (start_ms, end_ms) in enumerate([(0, book.horizon_ms)] if whole else slots):
+            columns = [j for j, inside in enumerate(covered) if inside and (whole or of_column[j] == number)]
             if not columns:
                 continue
             if row.kind not in usages:
                 usages[row.kind] = _usage(book, row.kind)
             cap = row.cap_over(end_ms - start_ms)
-            if book.left is not None and not book.slots:
+            if book.left is not None and (whole or not book.slots):
                 cap = book.left.get(row.name, cap)
-            name = f"{row.name}@{start_ms}ms" if book.slots else row.name
+            name = f"{row.name}@{start_ms}ms" if book.slots and not whole else row.name
             yield Limit(name, cap, models=columns, usage=usages[row.kind])
 
 
 def _usage(book: BatchBook, kind: RateKind) -> Any:
     """What a call takes of a row of this kind over the horizon: 1, or float32[n] or float32[n, m]."""
-    if kind is RateKind.REQUESTS:
+    if kind in (RateKind.REQUESTS, RateKind.ENQUEUED_REQUESTS):
         return 1.0
     if kind is RateKind.CONCURRENCY:
         return np.asarray(book.latency_ms, dtype=np.float32)
     if kind is RateKind.OUTPUT_TOKENS:
         return np.asarray(book.output_tokens, dtype=np.float32)
-    if kind is RateKind.INPUT_TOKENS:
+    if kind in (RateKind.INPUT_TOKENS, RateKind.ENQUEUED_TOKENS):
         return np.asarray(book.input_tokens, dtype=np.float32)
     if kind is RateKind.TOKENS:
         return _sum(book.input_tokens, book.output_tokens)

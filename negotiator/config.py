@@ -73,13 +73,17 @@ class StoreConfig(_Section):
 
 
 class LimitsConfig(_Section):
-    """A provider account's rate limits: calls and tokens per minute, calls in flight."""
+    """A provider account's rate limits: calls and tokens per minute, calls in flight, and what may wait at its batch
+    endpoint: input tokens of each model, requests of all together. Of the last two the vendor's lowest paid usage tier
+    holds where nothing is said."""
 
     rpm: Count | None = None
     tpm: Count | None = None
     input_tpm: Count | None = None
     output_tpm: Count | None = None
     concurrency: Count | None = None
+    batch_tokens: Count | None = None
+    batch_requests: Count | None = None
 
 
 class ModelConfig(_Section):

@@ -1,7 +1,8 @@
 """Sellers' rate limits as rows with names: what capacity counts, clearing prices and plans respect.
 
 A row of kind ``concurrency`` counts calls in flight now; over a horizon it is busy time, so a call uses its latency
-and the cap is slots times horizon.
+and the cap is slots times horizon. The interactive tiers share the rows of a seller; its batch tier has rows of its own,
+which count what waits at its batch endpoint: over a horizon as often as the vendor promises to be done.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
+from providers.batch import BATCH_TIER
 from providers.terms import LineKind, Quote, RateKind, RateLimit
 
 from .order import Candidate, Loss
 
 __all__ = [
+    "ENQUEUED",
+    "HELD",
     "UNITS",
     "UNITS_PER_PRICE",
     "Full",
@@ -34,14 +38,23 @@ UNITS_PER_PRICE: Final = 1_000_000
 """A shadow price is for this many units of a row, as a rate is for a million tokens."""
 
 
+ENQUEUED: Final = frozenset({RateKind.ENQUEUED_TOKENS, RateKind.ENQUEUED_REQUESTS})
+"""The kinds of rows that a batch endpoint has."""
+
+HELD: Final = ENQUEUED | {RateKind.CONCURRENCY}
+"""Kinds that count a call until it has ended, not for a period."""
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one call takes of its seller's limits. cached_tokens: the part of input expected from a warm cache."""
+    """What one call takes of its seller's limits. cached_tokens: the part of input expected from a warm cache.
+    batch: it goes to the batch endpoint."""
 
     input_tokens: int
     output_tokens: int
     cached_tokens: int = 0
     latency_ms: int = 0
+    batch: bool = False
 
     def of(self, kind: RateKind) -> int:
         """How much of a row of this kind the call uses while it is in its window."""
@@ -59,6 +72,8 @@ UNITS: Final[Mapping[RateKind, Callable[[Load], int]]] = {
     RateKind.UNCACHED_INPUT_TOKENS: lambda load: load.input_tokens - load.cached_tokens,
     RateKind.OUTPUT_TOKENS: lambda load: load.output_tokens,
     RateKind.CONCURRENCY: lambda load: 1,
+    RateKind.ENQUEUED_TOKENS: lambda load: load.input_tokens,
+    RateKind.ENQUEUED_REQUESTS: lambda load: 1,
 }
 """How much of a row of each kind a call uses; looked up once per row where every microsecond counts."""
 
@@ -74,12 +89,16 @@ class LimitRow:
     per_ms: int
     models: frozenset[str] | None = None
 
-    def covers(self, provider: str, model: str) -> bool:
-        """Whether a call of this model counts against the row."""
+    def covers(self, provider: str, model: str, *, batch: bool = False) -> bool:
+        """Whether a call of this model counts against the row. ``batch``: it goes to the batch endpoint."""
+        if batch != (self.kind in ENQUEUED):
+            return False
         return provider == self.provider and (self.models is None or model in self.models)
 
     def cap_over(self, horizon_ms: int) -> int:
-        """How much fits in ``horizon_ms``: whole periods refill, concurrency gives busy milliseconds."""
+        """How much fits in ``horizon_ms``: whole periods refill, a queue is filled at once, concurrency gives busy ms."""
+        if self.kind in ENQUEUED:
+            return self.amount * max(horizon_ms, self.per_ms) // self.per_ms
         if self.kind is RateKind.CONCURRENCY:
             return self.amount * horizon_ms
         return self.amount * horizon_ms // self.per_ms
@@ -143,6 +162,7 @@ def load_of(candidate: Candidate) -> Load:
             min(output_tokens, candidate.max_output_tokens),
             cached_input(quote),
             quote.latency_ms.p50,
+            quote.tier == BATCH_TIER,
         )
         object.__setattr__(
             candidate, "load", known

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from providers.clock import Clock
-from providers.terms import RateKind
 
 from .capacity_windows import Window
 from .clearing_prices import price_rows
 from .events import Emit, Event
-from .limits import LimitRow, ShadowPrices
+from .limits import HELD, LimitRow, ShadowPrices
 from .market_maker_demand import DemandMeter, DemandReport
 from .market_maker_forecast import Forecast, Outlook
 
@@ -71,9 +70,7 @@ class MarketMaker:
         self._forecast = forecast or Forecast(self._rows)
         self._outlook = Outlook()
         self._windows = {
-            row.name: Window(row.amount, row.per_ms)
-            for row in self._rows
-            if row.kind is not RateKind.CONCURRENCY
+            row.name: Window(row.amount, row.per_ms) for row in self._rows if row.kind not in HELD
         }
         self._warm: Prices | None = None
         self._before: Mapping[str, int] = {}

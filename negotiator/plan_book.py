@@ -1,7 +1,7 @@
 """A batch as arrays: what every offer would charge every order, how well it would do, and which pairs meet the terms.
 
 The same judgement as :mod:`negotiator.policy`, for n orders x m offers at once; tested to agree with it pair by pair.
-Offers that use the same of every limit, such as the tiers of one model, share a column per time slot: the cheapest
+Offers that use the same of every limit, such as the interactive tiers of one model, share a column per time slot: the cheapest
 that the order accepts stands in it. No plan is lost by that, and every bound proven of the columns holds for the offers.
 """
 

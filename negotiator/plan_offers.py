@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from providers.batch import BATCH_TIER
 from providers.terms import Offer, RateKind
 
 from .limits import LimitRow
@@ -64,8 +65,17 @@ class Sold:
         return tuple(map(tuple, inside))
 
 
-def columns_of_slots(offered: Iterable[tuple[TimeSlot, Sequence[Offer]]], rows: Sequence[LimitRow]) -> Sold:
-    """The columns of what is offered in each slot; ``rows``: sellers' limits, for busy time sets offers apart."""
+def columns_of_slots(
+    offered: Iterable[tuple[TimeSlot, Sequence[Offer]]],
+    rows: Sequence[LimitRow],
+    *,
+    batches_apart: bool = True,
+) -> Sold:
+    """The columns of what is offered in each slot; ``rows``: sellers' limits, for busy time sets offers apart.
+
+    batches_apart: False = a batch tier is in the column of its model's calls and counts as a call does: fewer columns,
+    and a plan that gives batches less than their endpoints would take.
+    """
     numbers: dict[Offer, int] = {}
     slots: list[TimeSlot] = []
     columns: list[Column] = []
@@ -74,7 +84,7 @@ def columns_of_slots(offered: Iterable[tuple[TimeSlot, Sequence[Offer]]], rows: 
         for offer in offers:
             plain = replace(offer, valid_for_ms=None)
             j = numbers.setdefault(plain, len(numbers))
-            groups.setdefault(_alike(plain, j, rows), []).append(j)
+            groups.setdefault(_alike(plain, j, rows, batches_apart), []).append(j)
         known = list(numbers)
         for members in groups.values():
             standard = next((j for j in members if known[j].tier == "standard"), -1)
@@ -83,9 +93,11 @@ def columns_of_slots(offered: Iterable[tuple[TimeSlot, Sequence[Offer]]], rows: 
     return Sold(tuple(numbers), tuple(slots), tuple(columns))
 
 
-def _alike(offer: Offer, number: int, rows: Sequence[LimitRow]) -> tuple[object, ...]:
+def _alike(offer: Offer, number: int, rows: Sequence[LimitRow], batches_apart: bool) -> tuple[object, ...]:
     """Offers with the same of this use the same of every limit: one model's tokens, the same longest answer."""
-    timed = any(row.kind is RateKind.CONCURRENCY and row.covers(offer.provider, offer.model) for row in rows)
+    batch = offer.tier == BATCH_TIER and batches_apart
+    covering = [row for row in rows if row.covers(offer.provider, offer.model, batch=batch)]
+    timed = any(row.kind is RateKind.CONCURRENCY for row in covering)
     return (
         offer.provider,
         offer.model,
@@ -95,4 +107,5 @@ def _alike(offer: Offer, number: int, rows: Sequence[LimitRow]) -> tuple[object,
         offer.context_tokens,
         offer.max_output_tokens,
         number if timed else -1,
+        batch,
     )

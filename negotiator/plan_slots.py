@@ -12,15 +12,16 @@ from itertools import pairwise
 from typing import Final
 
 from providers.base import PricesAhead
-from providers.terms import Offer, RateKind
+from providers.terms import Offer
 
 from .engine_rooms import Rooms
+from .limits import HELD
 from .plan_offers import Sold, TimeSlot, columns_of_slots
 
 __all__ = ["sold_now", "sold_over"]
 
-MOST_PAIRS: Final = 24_000_000
-"""Lines times columns: about 90 bytes each while the plan is made. A slot more is made only below it."""
+MOST_PAIRS: Final = 20_000_000
+"""Lines times columns: about 90 bytes each while the plan is made. Only below it are slots made, and batch tiers apart."""
 
 MOST_CHANGES: Final = 32
 """Price changes looked ahead to."""
@@ -39,8 +40,11 @@ def sold_over(
     deadlines: of a sample of the lines, milliseconds. lines: about how many there are, which bounds the slots too.
     """
     now_ms, rows = rooms.clock.now_ms(), rooms.capacity.rows
-    whole = columns_of_slots([(TimeSlot(0, horizon_ms, 0), sold_now(rooms))], rows)
-    window_ms = max((row.per_ms for row in rows if row.kind is not RateKind.CONCURRENCY), default=60_000)
+    slot = TimeSlot(0, horizon_ms, 0)
+    whole = columns_of_slots([(slot, sold_now(rooms))], rows)
+    if lines * len(whole.columns) > MOST_PAIRS:
+        whole = columns_of_slots([(slot, sold_now(rooms))], rows, batches_apart=False)
+    window_ms = max((row.per_ms for row in rows if row.kind not in HELD), default=60_000)
     most_slots = min(most_slots, MOST_PAIRS // max(1, lines * len(whole.columns)))
     if most_slots < 2 or horizon_ms < 2 * window_ms:
         return whole

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from providers.batch import BATCH_TIER
 from providers.terms import Offer
 
+from .capacity import Capacity
 from .clearing_batch import BatchBook, BatchOffer, BatchPlan, clear_batch
 from .engine_book import Job, judged
 from .errors import Reject, RejectCode
@@ -116,6 +118,7 @@ class PlannedBatch:
             int(book.input_tokens[row, column]),
             int(book.output_tokens[row, column]),
             latency_ms=int(book.latency_ms_p50[row, column]),
+            batch=self.offers[self.offer(row)].tier == BATCH_TIER,
         )
 
     def summary(self) -> dict[str, Any]:
@@ -321,7 +324,8 @@ async def _problem(
             available[account] = 0  # unknown: the ledger will refuse it, so the plan must not count on it
     names = sorted(numbers, key=numbers.__getitem__)
     sold = book.sold
-    offers = [sold.offers[column.members[0]] for column in sold.columns]
+    first = [column.standard if column.standard >= 0 else column.members[0] for column in sold.columns]
+    offers = [sold.offers[j] for j in first]
     return BatchBook(
         offers=[BatchOffer(offer.provider, offer.model, offer.tier) for offer in offers],
         cost=book.cost_nusd.astype(np.int64),
@@ -331,6 +335,7 @@ async def _problem(
         latency_ms=book.latency_ms_p50,
         rows=rooms.capacity.rows,
         horizon_ms=options.horizon_ms,
+        left=_queues_left(rooms.capacity, options.horizon_ms),
         slots=[(slot.start_ms, slot.end_ms) for slot in sold.slots] if len(sold.slots) > 1 else (),
         slot=[column.slot for column in sold.columns],
         account=book.account,
@@ -342,6 +347,16 @@ async def _problem(
         quality=book.quality,
         value=_values(book) if options.objective == "surplus" else None,
     )
+
+
+def _queues_left(capacity: Capacity, horizon_ms: int) -> dict[str, int]:
+    """What batch endpoints may be handed in a horizon beside what waits there already, by the rows' names."""
+    used = capacity.enqueued()
+    return {
+        row.name: max(0, row.cap_over(horizon_ms) - used[row.name])
+        for row in capacity.rows
+        if row.name in used
+    }
 
 
 def _values(book: PlanBook) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
+from providers.batch import BATCH_TIER
 from providers.terms import RateKind
 
 from .limits import Load
@@ -83,7 +84,11 @@ class LogBook:
         served = np.flatnonzero(self.award >= 0)
         limits = []
         for row in self.market.limits:
-            columns = [j for j, (seller, model, _) in enumerate(self.offers) if row.covers(seller, model)]
+            columns = [
+                j
+                for j, (seller, model, tier) in enumerate(self.offers)
+                if row.covers(seller, model, batch=tier == BATCH_TIER)
+            ]
             if not columns:
                 continue
             usage = self._usage(row.kind)

@@ -70,13 +70,10 @@ def http_seller(
         parameters=dialect.parameters,
     )
     # Several workers sell for one account: their quotes must not share a name.
-    prices = PriceList(
-        card,
-        clock,
-        id_prefix=f"{settings.label}_{secrets.token_hex(4)}",
-        quote_ttl_ms=settings.quote_ttl_ms,
-    )
-    limits = load_vendor_terms().limits(row.vendor, settings.limits)
+    prefix = f"{settings.label}_{secrets.token_hex(4)}"
+    prices = PriceList(card, clock, id_prefix=prefix, quote_ttl_ms=settings.quote_ttl_ms)
+    batched = [offer.model for offer in card.offers(clock.now_ms()) if offer.tier == "batch"]
+    limits = load_vendor_terms().limits(row.vendor, settings.limits, batch_models=batched)
     standing, quiet = None, None
     if settings.pricing is not None:
         standing, quiet = _idle(settings, settings.pricing, row, keys, clock)

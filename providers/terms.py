@@ -99,7 +99,8 @@ class CacheWrites(StrEnum):
 
 
 class RateKind(StrEnum):
-    """What a rate limit counts. ``CONCURRENCY`` counts calls in flight and has no period."""
+    """What a rate limit counts. ``CONCURRENCY`` counts calls in flight and has no period; ``ENQUEUED_*`` what waits at a
+    batch endpoint, and their period is the one within which it is done. All other kinds leave the batch tier out."""
 
     REQUESTS = "requests"
     TOKENS = "tokens"
@@ -107,6 +108,8 @@ class RateKind(StrEnum):
     UNCACHED_INPUT_TOKENS = "uncached_input_tokens"
     OUTPUT_TOKENS = "output_tokens"
     CONCURRENCY = "concurrency"
+    ENQUEUED_TOKENS = "enqueued_tokens"
+    ENQUEUED_REQUESTS = "enqueued_requests"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +135,7 @@ class Quantiles:
 
 @dataclass(frozen=True, slots=True)
 class SpeedModel:
-    """How long an offer takes: time to first token, then so much per output token (lognormal spread).
-
-    ``sigma`` is the standard deviation of the logarithm; p95 = p50 * exp(1.645 sigma).
-    """
+    """How long an offer takes: to the first token, then per output token; lognormal, p95 = p50 * exp(1.645 sigma)."""
 
     ttft_ms_p50: float
     ms_per_output_token_p50: float

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -23,6 +23,7 @@ __all__ = [
     "HoursRow",
     "ModelRow",
     "PricesRow",
+    "QueueRow",
     "TierRow",
     "TokensRow",
     "VendorRow",
@@ -35,6 +36,8 @@ __all__ = [
 FILE: Final = "vendor_terms.toml"
 DEFAULT_MAX_OUTPUT_TOKENS: Final = 16_384
 """The longest answer of a model whose own limit is not known."""
+
+_ENQUEUED: Final = (RateKind.ENQUEUED_TOKENS, RateKind.ENQUEUED_REQUESTS)
 
 Tokens = Annotated[int, Field(gt=0, le=100_000_000)]
 Milliseconds = Annotated[int, Field(gt=0, le=7 * 24 * 3_600_000)]
@@ -94,6 +97,13 @@ class TierRow(_ModelRows):
         return self
 
 
+class QueueRow(_ModelRows):
+    """What may wait at a vendor's batch endpoint: input tokens of each model, or requests of all models together."""
+
+    tokens: Annotated[int, Field(gt=0)] | None = None
+    requests: Annotated[int, Field(gt=0)] | None = None
+
+
 class _CacheRow(_ModelRows):
     min_tokens: Tokens
     block_tokens: Tokens
@@ -150,6 +160,7 @@ class VendorTerms:
         prices: PricesRow,
         vendors: tuple[VendorRow, ...],
         tiers: tuple[TierRow, ...],
+        queues: tuple[QueueRow, ...],
         caches: tuple[_CacheRow, ...],
         hours: tuple[HoursRow, ...],
         tokens: tuple[TokensRow, ...],
@@ -157,8 +168,9 @@ class VendorTerms:
     ) -> None:
         self.prices = prices
         self._vendors = {row.name: row for row in vendors}
-        self._tiers, self._caches, self._hours, self._tokens, self._models = (
+        self._tiers, self._queues, self._caches, self._hours, self._tokens, self._models = (
             tiers,
+            queues,
             caches,
             hours,
             tokens,
@@ -178,16 +190,43 @@ class VendorTerms:
             known = ", ".join(sorted(self._vendors))
             raise KeyError(f"vendor: expected one of {known}, found {name!r}") from None
 
-    def limits(self, vendor: str, limits: Sequence[RateLimit]) -> tuple[RateLimit, ...]:
-        """An account's limits as its vendor counts: on uncached input where cached tokens are free of them."""
-        if self.vendor(vendor).cached_input_counts:
-            return tuple(limits)
-        return tuple(
-            replace(limit, kind=RateKind.UNCACHED_INPUT_TOKENS)
-            if limit.kind is RateKind.INPUT_TOKENS
-            else limit
-            for limit in limits
-        )
+    def limits(
+        self, vendor: str, limits: Sequence[RateLimit], *, batch_models: Sequence[str] = ()
+    ) -> tuple[RateLimit, ...]:
+        """An account's limits as its vendor counts: on uncached input where cached tokens are free of them.
+
+        batch_models: those sold in the batch tier. What may wait at its endpoint is the least that the vendor publishes
+        for a paying account, unless ``limits`` say it.
+        """
+        queued: dict[RateKind, RateLimit] = {limit.kind: limit for limit in limits if limit.kind in _ENQUEUED}
+        shared = [limit for limit in limits if limit.kind not in _ENQUEUED]
+        if not self.vendor(vendor).cached_input_counts:
+            shared = [
+                replace(limit, kind=RateKind.UNCACHED_INPUT_TOKENS)
+                if limit.kind is RateKind.INPUT_TOKENS
+                else limit
+                for limit in shared
+            ]
+        return (*shared, *self._queue(vendor, batch_models, queued))
+
+    def _queue(
+        self, vendor: str, models: Sequence[str], given: Mapping[RateKind, RateLimit]
+    ) -> Iterator[RateLimit]:
+        """Tokens are counted by model, requests over all of them; both for as long as a batch may take."""
+        rows = {model: _first(self._queues, vendor, model) for model in models}
+        terms = {model: self.tier(vendor, model, "batch") for model in models}
+        within_ms = max((row.within_ms or 0 for row in terms.values() if row is not None), default=0)
+        if not within_ms:
+            return
+        tokens, requests = (given.get(kind) for kind in _ENQUEUED)
+        for model, row in rows.items():
+            amount = tokens.amount if tokens is not None else row.tokens if row is not None else None
+            if amount is not None:
+                yield RateLimit(RateKind.ENQUEUED_TOKENS, amount, within_ms, (model,))
+        published = [row.requests for row in rows.values() if row is not None and row.requests is not None]
+        if requests is not None or published:
+            amount = requests.amount if requests is not None else min(published)
+            yield RateLimit(RateKind.ENQUEUED_REQUESTS, amount, within_ms)
 
     def tier(self, vendor: str, model: str, tier: str) -> TierRow | None:
         """How a model is sold in a tier, None = not known to be."""
@@ -233,6 +272,7 @@ def _first(rows: tuple[R, ...], vendor: str, model: str) -> R | None:
 _TABLES: Final[dict[str, type[_Row]]] = {
     "vendor": VendorRow,
     "tier": TierRow,
+    "queue": QueueRow,
     "cache": _CacheRow,
     "hours": HoursRow,
     "tokens": TokensRow,
@@ -266,6 +306,7 @@ def parse_vendor_terms(text: str, where: str = FILE) -> VendorTerms:
         prices,
         tables["vendor"],
         tables["tier"],
+        tables["queue"],
         tables["cache"],
         tables["hours"],
         tables["tokens"],
@@ -275,7 +316,7 @@ def parse_vendor_terms(text: str, where: str = FILE) -> VendorTerms:
 
 def _check_whole(where: str, tables: dict[str, tuple[Any, ...]]) -> None:
     names = [row.name for row in tables["vendor"]]
-    for name in ("tier", "cache", "hours", "tokens", "model"):
+    for name in ("tier", "queue", "cache", "hours", "tokens", "model"):
         for number, row in enumerate(tables[name], start=1):
             if row.vendor not in (*names, "*"):
                 raise VendorTermsInvalid(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from vendor_playback import vendor_at
 from providers.base import ModelSettings, ProviderSettings
 from providers.clock import Clock, SystemClock
 from providers.http_sellers import http_seller
+from providers.terms import RateLimit
 from providers.vendor import VendorSeller
 
 __all__ = ["MODELS", "BatchVendor", "batch_seller"]
@@ -30,7 +31,9 @@ MODELS = {
 KEY = "key-that-nobody-sees"
 
 
-def batch_seller(base_url: str, kind: str, clock: Clock | None = None) -> VendorSeller:
+def batch_seller(
+    base_url: str, kind: str, clock: Clock | None = None, limits: Sequence[RateLimit] = ()
+) -> VendorSeller:
     """A real seller of one model in the standard and the batch tier."""
     settings = ProviderSettings(
         kind=kind,
@@ -39,6 +42,7 @@ def batch_seller(base_url: str, kind: str, clock: Clock | None = None) -> Vendor
         api_key_env=("KEY",),
         tiers=("standard", "batch"),
         models=(ModelSettings(name=MODELS[kind]),),
+        limits=tuple(limits),
     )
     return http_seller(settings, clock or SystemClock(), {"KEY": KEY})
 

@@ -190,7 +190,7 @@ def startable(planned: PlannedBatch, deadlines: Any, row: int, column: int) -> b
     sold, book = planned.book.sold, planned.book
     end_ms = sold.slots[sold.columns[column].slot].end_ms
     model = sold.offers[sold.columns[column].members[0]].model
-    if model not in ("deepseek-flash", "mistral-small-2603"):
+    if model not in ("deepseek-flash", "mistral-small-2603") or sold.columns[column].standard < 0:
         return False
     if not deadlines[row]:
         return True
@@ -200,7 +200,11 @@ def startable(planned: PlannedBatch, deadlines: Any, row: int, column: int) -> b
 
 def columns_of_model(planned: PlannedBatch, model: str) -> list[int]:
     sold = planned.book.sold
-    return [c for c, column in enumerate(sold.columns) if sold.offers[column.members[0]].model == model]
+    return [
+        c
+        for c, one in enumerate(sold.columns)
+        if one.standard >= 0 and sold.offers[one.standard].model == model
+    ]
 
 
 def fits(engine: Engine, planned: PlannedBatch, choice: Sequence[int]) -> bool:

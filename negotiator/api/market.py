@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import orjson
 
+from providers.batch import BATCH_TIER
 from providers.terms import Offer
 
 from ..engine_rooms import Rooms
@@ -84,7 +85,8 @@ def market_out(rooms: Rooms) -> dict[str, Any]:
 
 
 def _offer_now(rooms: Rooms, offer: Offer) -> dict[str, Any]:
-    spread = rooms.capacity.latency(offer.provider, offer.model, 500)
+    batch = offer.tier == BATCH_TIER
+    spread = rooms.capacity.latency(offer.provider, offer.model, 500, batch=batch)
     scores = getattr(rooms.sellers[offer.provider], "cache_scores", None)
     warmth = None if scores is None else scores().get(offer.model)
     return {
@@ -93,7 +95,7 @@ def _offer_now(rooms: Rooms, offer: Offer) -> dict[str, Any]:
         "tier": offer.tier,
         **_prices(offer),
         "discount": _discount(offer),
-        "health": rooms.capacity.state(offer.provider, offer.model).value,
+        "health": rooms.capacity.state(offer.provider, offer.model, batch=batch).value,
         "latency_ms": None if spread is None else {"p50": round(spread.p50), "p95": round(spread.p95)},
         "quoted_ttft_ms": round(offer.speed.ttft_ms_p50),
         "cache_hit_rate": None if warmth is None else round(warmth.hit_rate, 4),

@@ -16,13 +16,16 @@ from ..assembly import MessageBuilder
 from ..batch import BatchHandle, BatchLine, BatchResult, BatchState, BatchStatus
 from ..batch_dialect import DAY_MS, dropped
 from ..errors import ProviderError, ProviderUnavailable, RateLimited, RequestRefused
-from ..terms import RFQ, Delta, Quote, Ticket
+from ..terms import RFQ, Delta, Quote, RateKind, Ticket
 from ..tokens import count_chat
 
 if TYPE_CHECKING:
     from .seller import SimulatedSeller
 
-__all__ = ["SimulatedBatches"]
+__all__ = ["ENQUEUED", "SimulatedBatches"]
+
+ENQUEUED: Final = (RateKind.ENQUEUED_TOKENS, RateKind.ENQUEUED_REQUESTS)
+"""What of a seller's limits counts at its batch endpoint."""
 
 AT_ONCE: Final = 1_000
 """Lines of a batch that run at the same time."""
@@ -31,7 +34,9 @@ AT_ONCE: Final = 1_000
 @dataclass(slots=True, eq=False)
 class _Batch:
     name: str
+    model: str
     total: int
+    tokens: int
     results: dict[str, BatchResult] = field(default_factory=dict)
     work: asyncio.Task[None] | None = None
     word: str = "in progress"
@@ -54,10 +59,13 @@ class SimulatedBatches:
         return orjson.dumps({"id": line.line_id, "body": line.body, "max": line.max_output_tokens})
 
     async def submit(self, name: str, model: str, lines: Sequence[bytes]) -> BatchHandle:
-        """Hand lines in as one batch."""
+        """Hand lines in as one batch; refused where more than its limits would wait."""
+        asked = [orjson.loads(line) for line in lines]
+        tokens = sum(count_chat(line["body"]) for line in asked)
+        self._check(model, tokens, len(lines))
         batch_id = f"batch_{len(self._batches) + 1}"
-        batch = self._batches[batch_id] = _Batch(name, len(lines))
-        batch.work = asyncio.ensure_future(self._run(batch, model, [orjson.loads(line) for line in lines]))
+        batch = self._batches[batch_id] = _Batch(name, model, len(lines), tokens)
+        batch.work = asyncio.ensure_future(self._run(batch, model, asked))
         return BatchHandle(provider=self._seller.name, model=model, batch_id=batch_id)
 
     async def find(self, name: str, model: str, lines: int, since_ms: int) -> BatchHandle | None:
@@ -99,6 +107,22 @@ class SimulatedBatches:
         for task in work:
             task.cancel()
         await asyncio.gather(*work, return_exceptions=True)
+
+    def _check(self, model: str, tokens: int, requests: int) -> None:
+        """Raises RateLimited where so much more may not wait."""
+        waiting = [batch for batch in self._batches.values() if batch.work is None or not batch.work.done()]
+        for limit in self._seller.limits:
+            if limit.kind not in ENQUEUED or (limit.models is not None and model not in limit.models):
+                continue
+            alike = [batch for batch in waiting if limit.models is None or batch.model in limit.models]
+            if limit.kind is RateKind.ENQUEUED_TOKENS:
+                used, more = sum(batch.tokens for batch in alike), tokens
+            else:
+                used, more = sum(batch.total for batch in alike), requests
+            if used + more > limit.amount:
+                raise RateLimited(
+                    f"{limit.kind}: {used} of {limit.amount} wait, {more} more do not fit", status=429
+                )
 
     def _batch(self, handle: BatchHandle) -> _Batch:
         if handle.batch_id not in self._batches:

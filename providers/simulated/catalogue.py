@@ -16,6 +16,7 @@ from ..ratecard import RateCard
 from ..terms import RateKind, RateLimit, Rates, SpeedModel
 from ..vendor_terms import load_vendor_terms
 from .answers import ModelTraits
+from .batches import ENQUEUED
 from .faults import Faults
 from .seller import TRUE_HIT, SimulatedSeller
 
@@ -231,14 +232,15 @@ def _seller(
             for model, traits in entry.models.items()
         },
     )
+    batched = [offer.model for offer in card.offers(clock.now_ms()) if offer.tier == "batch"]
     return SimulatedSeller(
         name,
         card,
         entry.models,
         clock,
         seed=seed,
-        limits=limits,
-        tier_limits=_tier_limits(entry, limits),
+        limits=load_vendor_terms().limits(entry.vendor, limits, batch_models=batched),
+        tier_limits=_tier_limits(entry, [limit for limit in limits if limit.kind not in ENQUEUED]),
         pricing=entry.pricing,
         hit=entry.hit,
         faults=faults,

@@ -52,7 +52,7 @@ from ..terms import (
 from ..tokens import REFERENCE, REPLY_TOKENS, VOCABULARIES, count_chat
 from .answers import Answer as Said
 from .answers import ModelTraits, acceptable, compose, pieces, prompt_of, true_quality
-from .batches import SimulatedBatches
+from .batches import ENQUEUED, SimulatedBatches
 from .faults import FaultKind, Faults
 from .warmth import Warmth
 from .windows import Windows
@@ -121,7 +121,7 @@ class SimulatedSeller:
         self._prices = PriceList(
             card, clock, id_prefix=f"{name}_{self._start_ms:x}_{seed:x}", quote_ttl_ms=quote_ttl_ms
         )
-        self._windows = Windows(limits)
+        self._windows = Windows([limit for limit in limits if limit.kind not in ENQUEUED])
         self._tier_windows = {tier: Windows(rows) for tier, rows in (tier_limits or {}).items()}
         self._warmth = Warmth(hit)
         self._asked: OrderedDict[str, int] = OrderedDict()
