@@ -14,7 +14,7 @@ from .prices import cheapest
 from .rows import NEVER, Floats, Ints, Rows
 from .search import Search
 
-__all__ = ["prove"]
+__all__ = ["chosen", "columns_left", "prove"]
 
 SURE_PAIRS = 1000  # beyond, it gets part of the time only
 TOGETHER = 1e-9  # weights served that differ by less are the same
@@ -30,7 +30,7 @@ def prove(search: Search) -> None:
         if found.infeasible and not search.found:
             search.infeasible = True
         elif found.x is not None:
-            search.offer(_chosen(rows, i, j, found.x))
+            search.offer(chosen(rows, i, j, found.x))
             search.optimal = found.optimal
         else:
             search.optimal = found.infeasible
@@ -46,7 +46,7 @@ def prove(search: Search) -> None:
             if not (first.infeasible and search.found):
                 return
         else:
-            search.offer(_chosen(rows, i, j, first.x))
+            search.offer(chosen(rows, i, j, first.x))
         most = first.optimal
     search.refresh()
     i, j = _columns(search, -search.score[1])
@@ -61,8 +61,14 @@ def prove(search: Search) -> None:
     share = 1.0 if len(given.i) <= SURE_PAIRS else 0.4
     found = integer(given, 0.0, search.deadline.left * share, "", "scip", served, everybody)
     if found.x is not None:
-        search.offer(_chosen(rows, i, j, found.x))
+        search.offer(chosen(rows, i, j, found.x))
     search.optimal = most and (found.optimal or found.infeasible)
+
+
+def columns_left(search: Search) -> tuple[Ints, Ints]:
+    """Pairs (i, j) that may be in a plan that serves as much and costs less."""
+    search.refresh()
+    return _columns(search, -search.score[1])
 
 
 def _columns(search: Search, value: float) -> tuple[Ints, Ints]:
@@ -86,7 +92,8 @@ def _reduced(rows: Rows, lam: Floats) -> Floats:
     return np.where(r < float(NEVER) / 2, r, np.inf)
 
 
-def _chosen(rows: Rows, i: Ints, j: Ints, x: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+def chosen(rows: Rows, i: Ints, j: Ints, x: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """The plan that serves the pairs (i[p], j[p]) with x[p]."""
     choice = np.full(rows.n, -1, np.int32)
     choice[i[x]] = j[x]
     return choice

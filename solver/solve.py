@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .assignment import assignment
 from .blas import one_blas_thread
 from .cascade import CROWDED
 from .counts import count_rows
 from .exact import prove
 from .greedy import fill
 from .online import Prices
+from .packing import pack
 from .passes import Passes
 from .problem import InvalidProblem, Plan, Problem, StopReason, Termination
 from .reasons import explain_unserved
@@ -25,6 +27,7 @@ __all__ = ["solve"]
 
 OBJECTIVES = ("served_then_cost", "surplus")
 WHOLE_PAIRS = 3000  # up to here the optimum is sought and proven by exhaustive search
+AT_ONCE = 200  # up to here nothing is quicker than that
 EXACT_AFTER = 2  # neighbourhoods without a better plan before it starts
 PRICE_SHARE = 0.6  # of the time left, for the prices
 PROOF_SHARE, CROWDED_SHARE = (
@@ -117,7 +120,14 @@ def _stages(search: Search, warm: Prices | None) -> None:
     if unsure and deadline.left:
         relax_served(search, PRICE_SHARE / 2)
         deadline.stage("served")
-    if np.count_nonzero(rows.possible) <= WHOLE_PAIRS and deadline.left and not search.optimal:
+    pairs = np.count_nonzero(rows.possible)
+    knapsacks = (
+        assignment(search) if pairs > AT_ONCE and not (search.surplus or unsure or search.done) else None
+    )
+    if knapsacks is not None:
+        pack(search, knapsacks, knapsacks.packing(np.where(base < rows.m, base, -1)))
+        deadline.stage("packing")
+    if pairs <= WHOLE_PAIRS and deadline.left and not search.optimal:
         if not search.done:
             improve(search, base, loose, 0.0, EXACT_AFTER)
         prove(search)
