@@ -48,7 +48,7 @@ _LOWER = np.arange(256, dtype=np.uint8)
 _LOWER[65:91] += 32
 _IS_WORD = np.zeros(256, dtype=bool)
 _IS_WORD[[*range(48, 58), *range(97, 123), *range(128, 256)]] = True
-_DIGITS, _POINTS = re.compile(rb"[0-9]+"), re.compile(rb"(?<=[0-9])\.(?=[0-9])")
+_DIGITS, _POINTS = re.compile(rb"[0-9]+"), re.compile(rb"\.(?<=[0-9].)(?=[0-9])")
 _OPTION = re.compile(rb"[A-K][.):]|\([A-K]\)")
 _N_CLASSES = len(_CLASSES) + 2
 
@@ -87,16 +87,14 @@ def encode(texts: Sequence[str]) -> Encoded:
     word_doc = doc[starts]
     keys = np.concatenate((_grams(low, doc), _word_keys(words, word_doc)))
     keys.sort()
-    first = (
-        np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
-        if keys.size
-        else np.zeros(0, np.int64)
-    )
-    counts = np.diff(np.append(first, keys.size)).astype(np.int32)
-    found = keys[first]
+    new = np.ones(keys.size, dtype=bool)
+    np.not_equal(keys[1:], keys[:-1], out=new[1:])
+    first = new.nonzero()[0]
+    counts = np.diff(first, append=keys.size).astype(np.int32)
+    found = keys.take(first)
     indptr = np.searchsorted(found, np.arange(len(texts) + 1) * BUCKETS)
     hand = _hand(parts, raw, doc, total, words, word_doc, ends - starts)
-    return Encoded(indptr, found % BUCKETS, counts, hand)
+    return Encoded(indptr, found & (BUCKETS - 1), counts, hand)
 
 
 def encode_all(texts: Sequence[str]) -> Encoded:

@@ -162,7 +162,8 @@ class Model:
             unknown = models[columns.index(-1)]
             raise InputInvalid(f"quality model: not trained on {unknown}, only on {', '.join(self.models)}")
         many = self.estimate_texts([prompt])
-        return Estimate(*(getattr(many, name)[0, columns] for name in Estimate.__slots__))
+        index = np.array(columns)
+        return Estimate(*(getattr(many, name)[0].take(index) for name in Estimate.__slots__))
 
     def estimate_texts(self, texts: Sequence[str]) -> Estimate:
         """Prompts x all models, computed in batches."""
