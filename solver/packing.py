@@ -26,6 +26,10 @@ NODES, TIMES = 100, 8  # of the first round, and how many times as many in the n
 DIVES_FOR, DIVES = 600, 6  # requests of which there is one dive in the first round; most dives, for fewer
 ROUNDS, TRIES = 9, 2  # at most; after so many all must be served
 GUESS = 0.02  # what a better packing may cost more than the bound, while not all are served
+SHARE, CHAINS_SHARE = (
+    0.6,
+    0.3,
+)  # of the time left, with bundles and without; other stages do better on some problems
 TOLERANCE = 0.2  # of the relaxation over bundles, in what is left to gain per request
 
 
@@ -48,6 +52,8 @@ def pack(search: Search, given: Assignment, base: Packing) -> None:
 class _Packer:
     def __init__(self, search: Search, given: Assignment, base: Packing) -> None:
         self.search, self.given = search, given
+        share = SHARE if given.n <= DIVED else CHAINS_SHARE
+        self.spare = (1 - share) * search.deadline.left
         self.chains = Ejection(given, search.seed)
         self.steps = round(min(STEPS, 10 * given.n) * min(1.0, STEPS_FOR / len(self.chains.at)))
         self.best, self.cost = base, np.inf
@@ -59,8 +65,8 @@ class _Packer:
         self._offer()
 
     def left(self) -> float:
-        """Seconds on the clock."""
-        return self.search.deadline.left
+        """Seconds that may be used yet."""
+        return max(0.0, self.search.deadline.left - self.spare)
 
     def round(self, turn: int) -> None:
         """Some dives and some nodes of exact search, more of them every turn."""
