@@ -65,7 +65,7 @@ def _together(search: Search, start: Choice, defects: Defects, reserve: float, m
         first = np.union1d(free[:300], order[:width])
         i, j = candidates(rows, search.steer, first, 5 if few else 6, start)
         seconds = (search.deadline.left - reserve) * 0.4
-        effort = 2.0 if (few and most == STALE) or not search.found else 0.5
+        effort = 2.0 if (few and most == STALE) or not search.found else (0.1 if few else 0.5)
         found, _ = reoptimise(rows, start, i, j, search.worth, left, seconds, effort)
         if found is not None:
             plan = start.copy()
