@@ -141,7 +141,10 @@ class Problem:
         set_(self, "allowed", allowed)
         n, m = cost.shape
         if self.weight is not None:
-            weight = _array("weight", self.weight, 1, n).astype(np.float64, copy=False)
+            weight = _array("weight", self.weight, 1, n)
+            if weight.dtype.kind not in "fiu":
+                raise InvalidProblem(f"weight: expected float64, found dtype {weight.dtype}")
+            weight = weight.astype(np.float64, copy=False)
             if not np.all(np.isfinite(weight)) or np.any(weight <= 0):
                 raise InvalidProblem("weight: expected finite numbers > 0, found another")
             set_(self, "weight", weight)
@@ -253,7 +256,10 @@ def tolerance(caps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _array(name: str, given: object, dimensions: int, length: int | None = None) -> npt.NDArray[Any]:
-    array = np.asarray(given)
+    try:
+        array = np.asarray(given)
+    except ValueError as wrong:
+        raise InvalidProblem(f"{name}: expected an array, found rows of different lengths") from wrong
     if array.ndim != dimensions:
         raise InvalidProblem(f"{name}: expected {dimensions} dimension(s), found shape {array.shape}")
     if length is not None and array.shape[0] != length:
@@ -264,7 +270,10 @@ def _array(name: str, given: object, dimensions: int, length: int | None = None)
 def _checked(limit: Limit, k: int, n: int, m: int) -> Limit:
     """The limit with its arrays checked and index arrays as intp; usage arrays are kept, never copied."""
     where = f"limits[{k}] {limit.name!r}"
-    caps = np.asarray(limit.cap, dtype=np.float64)
+    try:
+        caps = np.asarray(limit.cap, dtype=np.float64)
+    except (TypeError, ValueError) as wrong:
+        raise InvalidProblem(f"{where}: cap: expected a number, found {limit.cap!r}") from wrong
     if np.any(np.isnan(caps)):
         raise InvalidProblem(f"{where}: cap: expected a number, found NaN")
     group = limit.group
@@ -288,7 +297,10 @@ def _checked(limit: Limit, k: int, n: int, m: int) -> Limit:
         if usage.dtype.kind == "f" and not np.all(np.isfinite(usage)):
             raise InvalidProblem(f"{where}: usage: expected finite numbers, found NaN or infinity")
     else:
-        usage = float(usage)
+        try:
+            usage = float(usage)
+        except (TypeError, ValueError) as wrong:
+            raise InvalidProblem(f"{where}: usage: expected a number or an array, found {usage!r}") from wrong
         if not np.isfinite(usage):
             raise InvalidProblem(f"{where}: usage: expected a finite number, found {usage}")
     models = _indices(f"{where}: models", limit.models, m)

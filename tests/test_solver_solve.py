@@ -120,6 +120,25 @@ def test_arguments_out_of_range_are_refused(options: dict[str, object], words: s
         solve(Problem(COST, EVERY), **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("arrays", "limit", "words"),
+    [
+        ({"cost": [[1, 2], [3]]}, None, "cost: expected an array, found rows of different lengths"),
+        ({"weight": np.array(["a"] * 3)}, None, "weight: expected float64, found dtype"),
+        ({}, Limit("x", "many"), "cap: expected a number, found 'many'"),  # type: ignore[arg-type]
+        ({}, Limit("x", 1.0, usage="a"), "usage: expected a number or an array"),  # type: ignore[arg-type]
+        ({}, Limit("x", 1.0, usage=[1, 2, 3]), "usage: expected a number or an array"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_array_or_number_is_refused(
+    arrays: dict[str, object], limit: Limit | None, words: str
+) -> None:
+    """Ragged rows, texts and lists where arrays belong get a message that names the field, not NumPy's own."""
+    given = {"cost": COST, "allowed": EVERY, "limits": [] if limit is None else [limit], **arrays}
+    with pytest.raises(InvalidProblem, match=words):
+        Problem(**given)  # type: ignore[arg-type]
+
+
 def test_prices_of_another_problem_are_refused() -> None:
     """Warm prices must have one price per row."""
     warm = solve(Problem(COST, EVERY, limits=[Limit("one", 1.0)])).prices
