@@ -84,6 +84,7 @@ class Job:
             house_nusd=house_nusd,
             reject=self.reject,
             explain=self.explain,
+            explored=self.explored,
         )
 
 

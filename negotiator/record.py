@@ -50,10 +50,12 @@ def history_kept(
     house_nusd: int = 0,
     reject: Reject | None = None,
     explain: Callable[[Candidate], Lost] | None = None,
+    explored: bool = False,
 ) -> dict[str, Any]:
     """The history of an order: each round's quotes with why they lost, the award, attempts, what was billed.
 
-    explain: why a candidate that met every term lost, where there was no assignment. What sellers said in their own
+    explain: why a candidate that met every term lost, where there was no assignment. explored: the award was chosen
+    to learn more of it. What sellers said in their own
     words is left out: it may repeat the prompt.
     """
     award = assignment.award.quote.quote_id if assignment is not None else ""
@@ -77,6 +79,7 @@ def history_kept(
         ],
         "award": award,
         "session": assignment.session if assignment is not None else None,
+        "explored": explored,
         "runners_up": [c.quote.quote_id for c in assignment.runners_up] if assignment is not None else [],
         "hold_nusd": assignment.hold_nusd if assignment is not None else 0,
         "attempts": [replace(one, detail="") if one.detail else one for one in attempts],
@@ -102,6 +105,7 @@ def history_out(values: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "award": award or None,
         "session": _session_out(values.get("session")),
+        "explored": values.get("explored", False),
         "runners_up": values["runners_up"],
         "attempts": [attempt_out(a if isinstance(a, Attempt) else Attempt(**a)) for a in values["attempts"]],
         "settlement": {

@@ -491,11 +491,16 @@ async def test_what_was_learnt_survives_a_restart() -> None:
 async def test_exploring_stays_within_its_share_of_spend_and_every_term() -> None:
     """With a tenth of spend set aside some orders go to models little is known of; none of them misses a term."""
     async with market(quality={"exploration_share": 0.1}) as engine:
+        explored = []
         terms = terms_from({"budget_usd": "0.01", "min_quality": 0.7})
         for n in range(60):
             done = await engine.complete(f"Question {n}?", terms=terms, max_tokens=100)
             assert done.cost_nusd <= 10_000_000
             assert done.quality.mean >= 0.7
+            history = await engine.history(done.order_id)
+            assert history is not None
+            explored.append(history["explored"])
+        assert set(explored) == {False, True}
         explorer = engine.rooms.explorer
         assert explorer.explored_nusd > 0
         assert explorer.explored_nusd <= 0.1 * explorer.spent_nusd + 2_000_000

@@ -117,6 +117,7 @@ class HistoryOut(Open):
     award: str | None
     runners_up: list[str]
     session: dict[str, Any] | None = None
+    explored: bool = False
     attempts: list[AttemptOut]
     settlement: dict[str, Any] | None
     reject: RejectOut | None
