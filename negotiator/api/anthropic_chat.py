@@ -11,8 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from .dialects import documented, objects, only, strange
-from .faults import ApiFault
+from ..dialects import documented, objects, only, strange
 from .schemas import MessagesRequest
 
 __all__ = ["chat_body"]
@@ -24,7 +23,7 @@ Body = dict[str, Any]
 
 @documented
 def chat_body(asked: MessagesRequest) -> Body:
-    """The chat body. Raises ApiFault."""
+    """The chat body. Raises InputInvalid."""
     body: Body = {"model": asked.model, "max_tokens": asked.max_tokens, "messages": _messages(asked)}
     for name in ("temperature", "top_k", "top_p"):
         if getattr(asked, name) is not None:
@@ -169,4 +168,4 @@ def _data_url(source: Mapping[str, Any]) -> str:
 def _check_cache(block: Mapping[str, Any], where: str) -> None:
     ttl = (block.get("cache_control") or {}).get("ttl", "5m")
     if ttl != "5m":
-        raise ApiFault.invalid(f"{where}.cache_control.ttl: expected 5m, found {ttl!r}")
+        raise strange(f"{where}.cache_control.ttl", "5m", ttl)

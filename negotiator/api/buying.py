@@ -14,6 +14,7 @@ from ..errors import InputInvalid
 from ..money import format_usd
 from ..order import Completion, Order
 from ..wire import Terms, terms_from
+from ..wire_bodies import tiered
 from .faults import ApiFault
 from .routes import Call
 
@@ -25,7 +26,6 @@ HOUSE_FIELDS: Final = ("negotiator", "service_tier", "stream", "stream_options")
 _HEADER: Final = "x-negotiator-"
 _LISTS: Final = frozenset({"tiers", "models", "exclude", "require"})
 _TERMS: Final = {name.replace("_", "-"): name for name in Terms.model_fields}
-_TIERS: Final = {"flex": ("flex",), "priority": ("priority",)}
 
 
 async def terms_of(call: Call, given: Terms | None, service_tier: str | None = None) -> Terms | None:
@@ -36,9 +36,7 @@ async def terms_of(call: Call, given: Terms | None, service_tier: str | None = N
     said = _from_headers(call)
     if given is not None:
         said = given if said is None else given.over(said)
-    tiers = _TIERS.get(service_tier or "")
-    if tiers is not None and (said is None or said.tiers is None):
-        said = (said or Terms()).model_copy(update={"tiers": tiers})
+    said = tiered(said, service_tier)
     key = call.caller.key
     if key is not None and key.profile is not None and (said is None or said.profile is None):
         said = (said or Terms()).model_copy(update={"profile": key.profile})

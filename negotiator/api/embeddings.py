@@ -5,10 +5,10 @@ from __future__ import annotations
 import orjson
 
 from ..order import Completion
+from ..wire_bodies import EmbeddingsRequest
 from ..wire_out import completion_out
 from .buying import HOUSE_FIELDS, buy, order_of, terms_of
 from .routes import Answer, Call, route
-from .schemas import EmbeddingsRequest
 from .schemas_out import EmbeddingsOut
 
 __all__ = ["create_embeddings"]

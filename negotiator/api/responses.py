@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import orjson
 
+from ..responses_chat import chat_body
+from ..responses_out import frame_of, response_out
+from ..wire_bodies import ResponsesRequest
 from .buying import buy, order_of, submit, terms_of
-from .responses_chat import chat_body
-from .responses_out import frame_of, response_out
 from .responses_stream import relay_response
 from .routes import Answer, Call, route
-from .schemas import ResponsesRequest
 from .schemas_out import ResponseOut
 
 __all__ = ["create_response"]

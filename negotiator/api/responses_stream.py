@@ -12,9 +12,9 @@ from aiohttp import web
 
 from ..engine_delivery import Delivery
 from ..order import Completion
+from ..responses_out import call_item, message_item, response_out, text_part
 from .buying import award_headers
 from .openai_stream import chunks_of, open_stream
-from .responses_out import call_item, message_item, response_out, text_part
 from .routes import Call
 
 Out = dict[str, Any]

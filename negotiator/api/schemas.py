@@ -14,6 +14,7 @@ import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..wire import PlanOptions, Terms, Usd
+from ..wire_bodies import Model, ServiceTier, StreamOptions
 
 __all__ = [
     "AccountQuery",
@@ -21,7 +22,6 @@ __all__ = [
     "ChatRequest",
     "CompletionDetails",
     "DepositRequest",
-    "EmbeddingsRequest",
     "FeedbackRequest",
     "KeyRequest",
     "MessagesRequest",
@@ -32,9 +32,7 @@ __all__ = [
     "QuoteRequest",
     "ReportQuery",
     "ReportedUsage",
-    "ResponsesRequest",
     "SettleRequest",
-    "StreamOptions",
 ]
 
 Identifier = Annotated[str, Field(min_length=1, max_length=255)]
@@ -49,14 +47,6 @@ class _Foreign(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, defer_build=True)
 
 
-class StreamOptions(_Own):
-    """OpenAI's stream options."""
-
-    include_usage: bool | None = None
-    include_obfuscation: bool | None = None
-
-
-ServiceTier = Literal["auto", "default", "standard", "flex", "priority"]
 _PART = {"type": "object", "required": ["type"], "properties": {"type": {"type": "string"}}}
 _CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART}, {"type": "null"}]}
 _ROLES = ["assistant", "developer", "function", "system", "tool", "user"]
@@ -68,12 +58,6 @@ _MESSAGE = {
 Messages = Annotated[
     list[dict[str, Any]], Field(min_length=1, max_length=10_000, json_schema_extra={"items": _MESSAGE})
 ]
-Model = Annotated[
-    str,
-    Field(min_length=1, max_length=300, description="auto, auto:PROFILE, provider/model, or a model's name"),
-]
-
-
 MAX_KNOWN_BYTES: Final = 512
 
 
@@ -136,43 +120,6 @@ class QuoteRequest(_Foreign):
     functions: list[dict[str, Any]] | None = None
     response_format: dict[str, Any] | None = None
     terms: Terms | None = None
-    negotiator: Terms | None = None
-
-
-class EmbeddingsRequest(_Foreign):
-    """OpenAI's embeddings request, and the terms to buy it on."""
-
-    model: Model = "auto"
-    input: str | list[str] | list[int] | list[list[int]]
-    encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, Field(ge=1)] | None = None
-    negotiator: Terms | None = None
-
-
-class ResponsesRequest(_Own):
-    """OpenAI's responses request without stored state, and the terms to buy it on."""
-
-    model: Model = "auto"
-    input: str | list[dict[str, Any]]
-    instructions: str | None = None
-    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    metadata: dict[str, str] | None = None
-    parallel_tool_calls: bool | None = None
-    prompt_cache_key: str | None = None
-    reasoning: dict[str, Any] | None = None
-    safety_identifier: str | None = None
-    service_tier: ServiceTier | None = None
-    store: bool | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    text: dict[str, Any] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    tools: list[dict[str, Any]] | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    truncation: Literal["disabled"] | None = None
-    user: str | None = None
     negotiator: Terms | None = None
 
 

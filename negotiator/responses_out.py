@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from ..errors import Reject
-from ..order import Completion
-from ..wire_out import completion_out
-from .schemas import ResponsesRequest
+from .errors import Reject
+from .order import Completion
+from .wire_bodies import ResponsesRequest
+from .wire_out import completion_out
 
 __all__ = ["call_item", "frame_of", "message_item", "response_out", "text_part"]
 

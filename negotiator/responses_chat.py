@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from .dialects import documented, objects, only, strange
-from .schemas import ResponsesRequest
+from .wire_bodies import ResponsesRequest
 
 __all__ = ["chat_body"]
 
@@ -25,7 +25,7 @@ Body = dict[str, Any]
 
 @documented
 def chat_body(asked: ResponsesRequest) -> Body:
-    """The chat body. Raises ApiFault."""
+    """The chat body. Raises InputInvalid."""
     if asked.store:
         raise strange("store", "false, for nothing is stored", True)
     body: Body = {"model": asked.model, "messages": _messages(asked)}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, Final, TypeVar
 
-from .faults import ApiFault
+from .errors import InputInvalid
 
 __all__ = ["documented", "objects", "only", "strange"]
 
@@ -25,14 +25,14 @@ def documented(translate: Callable[[T], R]) -> Callable[[T], R]:
         try:
             return translate(asked)
         except _SHAPES as error:
-            raise ApiFault.invalid(f"body: expected the documented shape, found another: {error}") from None
+            raise InputInvalid(f"body: expected the documented shape, found another: {error}") from None
 
     return translated
 
 
-def strange(where: str, expected: str, found: object) -> ApiFault:
-    """INVALID, for something this API's translation has no word for: it is refused by name, never dropped."""
-    return ApiFault.invalid(f"{where}: expected {expected}, found {found!r}")
+def strange(where: str, expected: str, found: object) -> InputInvalid:
+    """For something this API's translation has no word for: it is refused by name, never dropped."""
+    return InputInvalid(f"{where}: expected {expected}, found {found!r}")
 
 
 def only(values: Mapping[str, Any], where: str, known: Iterable[str]) -> None:
@@ -44,7 +44,7 @@ def only(values: Mapping[str, Any], where: str, known: Iterable[str]) -> None:
 
 
 def objects(values: Any, where: str) -> list[Mapping[str, Any]]:
-    """A list of objects. Raises ApiFault."""
+    """A list of objects. Raises InputInvalid."""
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-        raise ApiFault.invalid(f"{where}: expected a list of objects, found something else")
+        raise InputInvalid(f"{where}: expected a list of objects, found something else")
     return values
