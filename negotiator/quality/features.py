@@ -7,11 +7,11 @@ NumPy call per step over the concatenation of all texts, so a batch costs little
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,8 @@ COUNT_MAX = HEAD_BYTES + TAIL_BYTES + 8
 """A bucket occurs less often in one text."""
 _BATCH = 256
 _HALF_BITS = 16
+_HALF = np.int32(2**_HALF_BITS)
+_SIZES = (3, 4, 5)
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _POWERS = np.cumprod(np.full(64, 0x100000001B3, dtype=np.uint64), dtype=np.uint64)
 _PAIR = np.uint64(0xC2B2AE3D27D4EB4F)
@@ -51,6 +53,7 @@ _IS_WORD[[*range(48, 58), *range(97, 123), *range(128, 256)]] = True
 _DIGITS, _POINTS = re.compile(rb"[0-9]+"), re.compile(rb"\.(?<=[0-9].)(?=[0-9])")
 _OPTION = re.compile(rb"[A-K][.):]|\([A-K]\)")
 _N_CLASSES = len(_CLASSES) + 2
+_SHARED = np.array([0, 1, _NON_ASCII])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,27 +77,28 @@ class Encoded:
 
 
 def encode(texts: Sequence[str]) -> Encoded:
-    """Hash texts and count what is in them. At most a few hundred at a time (16,383 fit): memory grows with their excerpts."""
+    """Hash texts and count what is in them. At most a few hundred at a time: memory grows with their excerpts."""
     whole = [text.encode("utf-8", "replace") for text in texts]
     parts = [b if len(b) <= HEAD_BYTES + TAIL_BYTES else b[:HEAD_BYTES] + b[-TAIL_BYTES:] for b in whole]
     # Line feeds around each text: no word begins or ends at its edge, so words of two texts never meet.
     raw = np.frombuffer(b"".join(b"\n" + part + b"\n" for part in parts), dtype=np.uint8)
-    sizes = np.array([len(part) + 2 for part in parts], dtype=np.int64)
+    sizes = [len(part) + 2 for part in parts]
     total = np.array([len(b) for b in whole], dtype=np.float64)
     doc = np.repeat(np.arange(len(texts), dtype=np.int32), sizes)
-    low = _LOWER[raw]
+    low = _LOWER.take(raw)
     starts, ends, words = _words(low)
+    edges = [0, *itertools.accumulate(sizes)]
+    keys = _sorted_keys(_grams(low), edges, _word_keys(words), starts.searchsorted(edges).tolist())
+    begins = np.array([0, *itertools.accumulate(part.size for part in keys)])
+    joined = np.concatenate((np.zeros(0, dtype=np.int32), *keys))
+    new = np.ones(joined.size + 1, dtype=bool)
+    np.not_equal(joined[1:], joined[:-1], out=new[1:-1])
+    new[begins] = True
+    runs = new.nonzero()[0]
+    first, counts = runs[:-1], np.diff(runs).astype(np.int32)
     word_doc = doc[starts]
-    keys = np.concatenate((_grams(low, doc), _word_keys(words, word_doc)))
-    keys.sort()
-    new = np.ones(keys.size, dtype=bool)
-    np.not_equal(keys[1:], keys[:-1], out=new[1:])
-    first = new.nonzero()[0]
-    counts = np.diff(first, append=keys.size).astype(np.int32)
-    found = keys.take(first)
-    indptr = np.searchsorted(found, np.arange(len(texts) + 1) * BUCKETS)
     hand = _hand(parts, raw, doc, total, words, word_doc, ends - starts)
-    return Encoded(indptr, found & (BUCKETS - 1), counts, hand)
+    return Encoded(first.searchsorted(begins), joined.take(first), counts, hand)
 
 
 def encode_all(texts: Sequence[str]) -> Encoded:
@@ -113,45 +117,65 @@ def concatenated(parts: Sequence[Encoded]) -> Encoded:
     )
 
 
-def _grams(low: npt.NDArray[np.uint8], doc: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """Keys (text, bucket) of all byte 3- to 5-grams; none spans two texts. In 32 bits they sort twice as fast."""
+def _grams(low: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.uint16]]:
+    """Buckets of the byte 3-, 4- and 5-grams that begin at each byte."""
     wide = low.astype(np.uint64)
     value = wide[:-1] * np.uint64(257) + wide[1:]
-    keys, alone = [], not len(doc) or doc[-1] == 0
-    for size in (3, 4, 5):
+    grams = []
+    for size in _SIZES:
         value = value[: len(wide) - size + 1] * np.uint64(257) + wide[size - 1 :]
-        bucket = ((value * _MULTIPLIER) >> np.uint64(64 - _HALF_BITS)).astype(np.int32)
-        if alone:
-            keys.append(bucket)
-            continue
-        inside = doc[: len(value)] == doc[size - 1 :]
-        keys.append((doc[: len(value)] * BUCKETS + bucket)[inside])
-    return np.concatenate(keys)
+        grams.append(_bucket(value))
+    return grams
+
+
+def _sorted_keys(
+    grams: Sequence[npt.NDArray[np.uint16]],
+    edges: Sequence[int],
+    words: tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint16]],
+    word_edges: Sequence[int],
+) -> list[npt.NDArray[np.int32]]:
+    """The buckets of each text, ascending: of its grams, its words and pairs of these. 16 bits are sorted by radix."""
+    single, double = words
+    keys = []
+    spans, word_spans = itertools.pairwise(edges), itertools.pairwise(word_edges)
+    for (begin, end), (first, last) in zip(spans, word_spans, strict=True):
+        lower = np.concatenate(
+            [gram[begin : end - size + 1] for size, gram in zip(_SIZES, grams, strict=True)]
+        )
+        upper = np.concatenate((single[first:last], double[first : max(first, last - 1)]))
+        lower.sort(kind="stable")
+        upper.sort(kind="stable")
+        joined = np.empty(lower.size + upper.size, dtype=np.int32)
+        joined[: lower.size] = lower
+        np.add(upper, _HALF, out=joined[lower.size :], casting="unsafe")
+        keys.append(joined)
+    return keys
+
+
+def _bucket(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint16]:
+    return ((value * _MULTIPLIER) >> np.uint64(64 - _HALF_BITS)).astype(np.uint16)
 
 
 def _words(
     low: npt.NDArray[np.uint8],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
     """Where words start and end, and a 64-bit hash of each (a polynomial over its first 64 bytes)."""
-    inside = _IS_WORD[low]
+    inside = _IS_WORD.take(low)
     edge = np.flatnonzero(inside[1:] != inside[:-1]) + 1
     starts, ends = edge[::2], edge[1::2]
     if not len(starts):
         return starts, ends, np.zeros(0, dtype=np.uint64)
     lengths = ends - starts
     position = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    terms = low[inside].astype(np.uint64) * _POWERS[np.minimum(position, 63)]
+    terms = low[inside].astype(np.uint64) * _POWERS.take(
+        position, mode="clip"
+    )  # the last stands for those behind
     return starts, ends, np.add.reduceat(terms, np.cumsum(lengths) - lengths)
 
 
-def _word_keys(words: npt.NDArray[np.uint64], doc: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """Keys (text, bucket) of words and of neighbouring pairs."""
-    shift, half = np.uint64(64 - _HALF_BITS), np.int32(2**_HALF_BITS)
-    same = doc[1:] == doc[:-1]
-    pairs = (words[:-1] * _PAIR + words[1:])[same]
-    single = ((words * _MULTIPLIER) >> shift).astype(np.int32)
-    double = ((pairs * _MULTIPLIER) >> shift).astype(np.int32)
-    return np.concatenate((doc * BUCKETS + half + single, doc[1:][same] * BUCKETS + half + double))
+def _word_keys(words: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint16]]:
+    """Buckets of words, and of each with the next."""
+    return _bucket(words), _bucket(words[:-1] * _PAIR + words[1:])
 
 
 def _lexicon() -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
@@ -179,23 +203,28 @@ def _hand(
 ) -> npt.NDArray[np.float32]:
     """float32[n, HAND]: lengths, kinds of bytes, shares, numbers, options, domain words."""
     n = len(parts)
-    classes = np.bincount(doc * _N_CLASSES + _CLASS[raw], minlength=n * _N_CLASSES).reshape(n, _N_CLASSES)
+    classes = np.bincount(doc * _N_CLASSES + _CLASS.take(raw), minlength=n * _N_CLASSES).reshape(
+        n, _N_CLASSES
+    )
     n_words = np.bincount(word_doc, minlength=n)
     mean_length = np.bincount(word_doc, word_length, minlength=n) / np.maximum(n_words, 1)
-    at = np.minimum(np.searchsorted(_LEXICON, words), len(_LEXICON) - 1)
-    hit = _LEXICON[at] == words
-    domain = np.bincount(word_doc[hit] * _N_DOMAINS + _LEXICON_DOMAIN[at[hit]], minlength=n * _N_DOMAINS)
+    at = np.minimum(_LEXICON.searchsorted(words), len(_LEXICON) - 1)
+    hit = (_LEXICON.take(at) == words).nonzero()[0]
+    domain = np.bincount(
+        word_doc.take(hit) * _N_DOMAINS + _LEXICON_DOMAIN.take(at.take(hit)), minlength=n * _N_DOMAINS
+    )
     size = np.maximum(classes.sum(axis=1), 1)
-    columns: list[Any] = [
-        np.log1p(total)[:, None],
-        np.log1p(n_words)[:, None],
-        mean_length[:, None],
-        np.log1p(classes),
-        classes[:, [0, 1, _NON_ASCII]] / size[:, None],
-        np.array([_numbers(part) + _options(part) for part in parts]).reshape(n, 9),
-        np.log1p(domain.reshape(n, _N_DOMAINS)),
-    ]
-    return np.concatenate(columns, axis=1, dtype=np.float32)
+    hand = np.empty((n, HAND))
+    hand[:, 0], hand[:, 1], hand[:, 2] = total, n_words, mean_length
+    shares = 3 + _N_CLASSES
+    hand[:, 3:shares] = classes
+    hand[:, -_N_DOMAINS:] = domain.reshape(n, _N_DOMAINS)
+    for counted in (hand[:, :2], hand[:, 3:shares], hand[:, -_N_DOMAINS:]):
+        np.log1p(counted, out=counted)
+    hand[:, shares : shares + 3] = classes.take(_SHARED, axis=1) / size[:, None]
+    for row, part in zip(hand, parts, strict=True):
+        row[shares + 3 : -_N_DOMAINS] = _numbers(part) + _options(part)
+    return hand.astype(np.float32)
 
 
 def _numbers(part: bytes) -> tuple[float, float, float]:
