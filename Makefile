@@ -22,7 +22,7 @@ demo: $(VENV)/.core ## run the example workload through simulated sellers: no ke
 test: $(VENV)/.test ## run the default tests (a few minutes)
 	@$(BIN)/pytest -m "not slow" $(ARGS)
 
-test-all: $(VENV)/.test ## run every test: long simulations, cluster, browser
+test-all: $(VENV)/.test-all ## run every test: long simulations, cluster, browser
 	@$(BIN)/pytest $(ARGS)
 
 simulate: $(VENV)/.test ## run the market simulation with faults over SEEDS=200 seeds
@@ -59,11 +59,12 @@ help: ## list these targets
 # One stamp per set of extras; pyproject.toml says what is in them.
 $(VENV)/.core: EXTRA :=
 $(VENV)/.test: EXTRA := [test]
+$(VENV)/.test-all: EXTRA := [test-all]
 $(VENV)/.lint: EXTRA := [test,lint]
 $(VENV)/.bench: EXTRA := [test,bench]
 $(VENV)/.docs: EXTRA := [docs]
 
-$(VENV)/.core $(VENV)/.test $(VENV)/.lint $(VENV)/.bench $(VENV)/.docs: pyproject.toml
+$(VENV)/.core $(VENV)/.test $(VENV)/.test-all $(VENV)/.lint $(VENV)/.bench $(VENV)/.docs: pyproject.toml
 	@$(NEW_VENV)
 	@echo "Installing negotiator$(EXTRA) into $(VENV) (the first time takes a minute or two) ..."
 	@$(BIN)/python -m pip install -qq --editable '.$(EXTRA)'

@@ -125,7 +125,7 @@ async def test_the_document_and_the_server_agree(
     """
     tool = shutil.which("st", path=str(Path(sys.executable).parent)) or shutil.which("st")
     if tool is None:
-        pytest.skip("schemathesis is not installed: pip install schemathesis")
+        pytest.skip("needs the extra `test-all`: pip install -e '.[test-all]'")
     async with api_house() as served:
         run = await asyncio.create_subprocess_exec(
             *(

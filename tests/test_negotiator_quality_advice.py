@@ -129,9 +129,10 @@ def test_a_wrong_log_is_refused(tmp_path: Path, content: str, word: str) -> None
 
 
 def test_a_missing_log_and_a_wrong_price_are_refused(tmp_path: Path) -> None:
-    """A file that is not there is named; a price that is none is a usage error."""
+    """A file that is not there is named with what was expected; a price that is none is a usage error."""
     result = CliRunner().invoke(command, [str(tmp_path / "none.jsonl")])
     assert isinstance(result.exception, InputInvalid)
+    assert "none.jsonl: expected a readable order log" in str(result.exception)
     log = tmp_path / "log.jsonl"
     log.write_text(line("a", 1.0, 1))
     assert CliRunner().invoke(command, [str(log), "--also", "x=1"]).exit_code == 2

@@ -102,7 +102,9 @@ def _read(log: Path) -> tuple[list[Call], list[float]]:
                     what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
                     wrong.append(f"line {number}: {what}")
     except OSError as error:
-        raise InputInvalid(f"{log}: {error.strerror}") from error
+        raise InputInvalid(
+            f"{log}: expected a readable order log or JSON lines of calls, found: {error.strerror}"
+        ) from None
     if wrong:
         more = f" and {len(wrong) - ERRORS_SHOWN} more lines" if len(wrong) > ERRORS_SHOWN else ""
         raise InputInvalid(f"{log}: {'; '.join(wrong[:ERRORS_SHOWN])}{more}")
