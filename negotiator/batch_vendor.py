@@ -43,6 +43,8 @@ MAX_OPEN: Final = 8
 """Parcels filled at the same time, one per deadline."""
 
 SUBMIT_AGAIN_MS: Final = (5_000, 30_000)
+LONGEST_WAIT_MS: Final = 60_000
+"""How long a vendor that says when to come again may make a parcel wait for it."""
 
 TurnedDown = Callable[[Order, str, Rejected], Awaitable[None]]
 
@@ -221,14 +223,23 @@ class VendorBatches:
             except SubmitInDoubt:
                 pass  # whoever follows looks for it
             except ProviderError as error:  # it was not taken
+                self._turned_away(parcel, error)
                 if error.retryable and wait_ms is not None:
-                    await asyncio.sleep(wait_ms / 1000)
+                    asked_ms = min(error.retry_after_ms or 0, LONGEST_WAIT_MS)
+                    await asyncio.sleep(max(wait_ms, asked_ms) / 1000)
                     continue
                 await Errand(self._dispatch, parcel, driver).give_all_back(error)
                 return
+            else:
+                self._engine.rooms.capacity.took(parcel.provider, parcel.model)
             break
         self._dispatch.tell("batch.handed_in", parcel, lines=len(parcel.ids))
         self._follow(parcel, driver)
+
+    def _turned_away(self, parcel: Parcel, error: ProviderError) -> None:
+        """Its endpoint did not take it: a full one is left alone, and one that fails is out, as with any call."""
+        capacity, took_ms = self._engine.rooms.capacity, self._dispatch.now_ms - (parcel.sending_ms or 0)
+        capacity.failed(parcel.provider, parcel.model, Load(0, 0, batch=True), error, took_ms)
 
     def _follow(self, parcel: Parcel, driver: BatchDriver, *, at_once: bool = False) -> None:
         self.out.update(parcel.ids.values())
@@ -253,5 +264,8 @@ class VendorBatches:
 
 def _full(full: Full) -> Reject:
     never = full.retry_after_ms is None
-    why = "is less than the request" if never else "is used up by what waits there"
-    return Reject(code=RejectCode.CAPACITY_EXHAUSTED, message=f"{full.lack.row} {why}", retry_after_ms=1_000)
+    why = "is less than the request" if never else "leaves no room now"
+    wait_ms = max(1_000, full.retry_after_ms or 0)
+    return Reject(
+        code=RejectCode.CAPACITY_EXHAUSTED, message=f"{full.lack.row} {why}", retry_after_ms=wait_ms
+    )

@@ -320,6 +320,10 @@ class Capacity:
         pair.latencies.add(load.output_tokens, ttft_ms, latency_ms)
         self._well(pair, provider, model)
 
+    def took(self, provider: str, model: str) -> None:
+        """A batch was taken: the endpoint is well, whatever becomes of the lines."""
+        self._well(self._pair(provider, model, batch=True), provider, model)
+
     def _well(self, pair: _Pair, provider: str, model: str) -> None:
         pair.backoff_ms = 0
         if pair.breaker.succeeded():

@@ -24,6 +24,7 @@ from negotiator.batches import BatchRun
 from negotiator.config import Config
 from negotiator.engine import Engine
 from negotiator.errors import InputInvalid
+from negotiator.limits import Load
 from negotiator.plan_lines import read_lines
 from negotiator.store import Store
 from negotiator.store_open import open_store
@@ -32,7 +33,7 @@ from providers import batch_single
 from providers.base import Provider
 from providers.batch import batches_of
 from providers.clock import LoopClock, SystemClock, run_virtual
-from providers.errors import ProviderUnavailable
+from providers.errors import ProviderUnavailable, RateLimited
 from providers.simulated import Fault, FaultKind, Faults, default_sellers
 
 OPTIONS = PlanOptions(time_limit_s=2)
@@ -521,3 +522,52 @@ async def test_a_driver_that_never_takes_anything_is_left_after_some_tries(house
         report = await here.run_in(engine, lines("one"))
     assert (report.served, here.vendor.chats) == (1, 1)
     await here.sums()
+
+
+async def test_a_vendor_that_takes_no_batches_just_now_is_left_alone(house: Make) -> None:
+    """429 with a time at submit: its batch endpoint backs off for as long, calls do not, and the batch goes in afterwards."""
+    here = await house()
+    async with here.market() as engine:
+        driver: Any = batches_of(engine.rooms.sellers["shop"])
+        submit, found = driver.submit, []
+        capacity, load = engine.rooms.capacity, Load(1, 1, batch=True)
+
+        async def full(*given: Any) -> Any:
+            driver.submit = submit
+            raise RateLimited("too many batches", retry_after_ms=400)
+
+        driver.submit = full
+        engine.rooms.bus.subscribe(
+            lambda event: found.append(dict(event.facts)) if event.name == "capacity.backoff" else None
+        )
+        task = asyncio.ensure_future(here.run_in(engine, lines("one", "two")))
+        await _until(lambda: bool(found))
+        assert capacity.lacks("shop", MODELS["openai"], load) is not None
+        assert capacity.lacks("shop", MODELS["openai"], Load(1, 1)) is None
+        report = await task
+    assert [fact["retry_after_ms"] for fact in found] == [400]
+    assert (report.served, here.vendor.chats, len(here.vendor.batches)) == (2, 0, 1)
+    await here.sums()
+
+
+async def test_a_batch_that_was_taken_ends_the_doubling_of_pauses(house: Make) -> None:
+    """429 without a time: a second's pause, doubled by the next one; once a batch was taken it is a second again."""
+    here = await house()
+    async with here.market() as engine:
+        driver: Any = batches_of(engine.rooms.sellers["shop"])
+        submit, pauses, answers = driver.submit, [], [True, True, False, True, False]
+
+        async def now_and_then(*given: Any) -> Any:
+            if answers.pop(0):
+                raise RateLimited("too many batches")
+            return await submit(*given)
+
+        driver.submit = now_and_then
+        engine.rooms.bus.subscribe(
+            lambda e: pauses.append(e.facts["retry_after_ms"]) if e.name == "capacity.backoff" else None
+        )
+        await here.run_in(engine, lines("one"))
+        here.out = here.out.with_name("second.jsonl")
+        with ResultFile(here.out) as results:
+            await BatchRun(engine, "c", results, OPTIONS).run(read_lines(lines("two", tiers=["batch"])))
+    assert (pauses, answers) == ([1_000, 2_000, 1_000], [])
