@@ -16,7 +16,7 @@ from providers.tokens import count_text
 from .batch_parcel import Parcel, ParcelLine
 from .engine_book import Job, ask
 from .engine_delivery import Delivery, longest_ms
-from .errors import Reject, RejectCode, Rejected, StoreError
+from .errors import HoldResolved, Reject, RejectCode, Rejected, StoreError
 from .events import Event
 from .order import Assignment, Attempt, Candidate, Completion, HoldState, Order
 from .order_log import used_kept
@@ -31,9 +31,13 @@ __all__ = ["Returns", "give_back", "settle"]
 
 @dataclass(frozen=True, slots=True)
 class Returns:
-    """Whom a line's end is told: its order read again, its answer, or why it has none yet."""
+    """Whom a line's end is told: its order read again, its answer, or why it has none yet.
+
+    found: the answer that was paid under a line's ids, by account and line, None = there is none; counts their costs.
+    """
 
     order: Callable[[str], Awaitable[Order]]
+    found: Callable[[str, str], Awaitable[Completion | None]]
     serve: Callable[[str, Completion], None]
     fail: Callable[[str, Reject], None]
 
@@ -74,12 +78,13 @@ async def give_back(
 ) -> None:
     """A line that its vendor did not answer: bought elsewhere under the same hold and id, else refused for now.
 
-    over: nobody wants it any more. A hold that resolved meanwhile is left as it is.
+    over: nobody wants it any more. Of a hold that is over what it came to counts, and nothing is bought under it.
     """
     rooms = engine.rooms
     held = await rooms.ledger.find(line.reservation_id)
-    if held is None or held.state not in (HoldState.PENDING, HoldState.IN_DOUBT):
-        returns.fail(line.custom_id, _unanswered(parcel, error, "its hold resolved meanwhile"))
+    open_still = held is not None and held.state in (HoldState.PENDING, HoldState.IN_DOUBT)
+    if held is None or not open_still or held.expires_ms <= rooms.clock.now_ms():
+        await _resolved(engine, parcel, line, error, returns)
         return
     order = replace(await returns.order(line.custom_id), order_id=line.order_id, keep_answer=True)
     left_ms = None if parcel.deadline_ms is None else parcel.due_ms - rooms.clock.now_ms()
@@ -101,6 +106,10 @@ async def give_back(
     rooms.ledger.take_back(line.reservation)
     try:
         await rooms.ledger.begin(line.reservation, longest_ms(rooms, job.order, job.assignment))
+    except HoldResolved:  # its time ended between two looks
+        await rooms.ledger.void(line.reservation)
+        await _resolved(engine, parcel, line, error, returns)
+        return
     except StoreError as away:
         await rooms.ledger.void(line.reservation)
         returns.fail(line.custom_id, _unanswered(parcel, error, str(away)))
@@ -112,6 +121,20 @@ async def give_back(
         returns.fail(line.custom_id, refused.reject)
     else:
         returns.serve(line.custom_id, done)
+
+
+async def _resolved(
+    engine: Engine, parcel: Parcel, line: ParcelLine, error: ProviderError, returns: Returns
+) -> None:
+    """A line whose hold is over: an answer that was bought under it is the line's, else what it posted is in doubt."""
+    await engine.rooms.ledger.void_found(
+        line.reservation
+    )  # overdue it lapses now; what resolved stays as it is
+    done = await returns.found(line.account, line.custom_id)
+    if done is not None:
+        returns.serve(line.custom_id, done)
+    else:
+        returns.fail(line.custom_id, _unanswered(parcel, error, "its hold is over"))
 
 
 def _by_batch(engine: Engine, candidate: Candidate) -> bool:

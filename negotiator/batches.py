@@ -114,7 +114,7 @@ class BatchRun:
         self._row_of: dict[str, int] = {}
         self.report = RunReport()
         folder = results.path.with_name(f"{results.path.name}.batches")
-        returns = Returns(self._order_again, self._came, self._failed)
+        returns = Returns(self._order_again, self._tries.found, self._came, self._failed)
         self._vendors = VendorBatches(engine, batch_id, folder, self._tries, returns)
 
     async def run(self, lines: Iterable[PlanLine | LineFault]) -> RunReport:
