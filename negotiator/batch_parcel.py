@@ -125,6 +125,11 @@ class Parcel:
         self._places[line.number] = self._write({"line": asdict(line)})
         self.ids[line.number] = line.custom_id
 
+    def drop(self, number: int) -> None:
+        """The line that was written last is not handed in after all."""
+        self._forget(number)
+        self._write({"dropped": number})
+
     def is_sending(self, now_ms: int) -> None:
         """The vendor is about to be told: from here it may have the batch."""
         self.sending_ms = now_ms
@@ -177,9 +182,14 @@ class Parcel:
         if "line" in values:
             number = values["line"]["number"]
             self._places[number], self.ids[number] = place, values["line"]["custom_id"]
+        if "dropped" in values:
+            self._forget(values["dropped"])
         self.sending_ms = values.get("sending", self.sending_ms)
         if "sent" in values:
             self.handle = BatchHandle(**values["sent"])
+
+    def _forget(self, number: int) -> None:
+        del self._places[number], self.ids[number]
 
     def _write(self, values: Mapping[str, Any], *, durable: bool = False) -> int:
         """Append one row, and give where it begins."""

@@ -53,8 +53,8 @@ class Tries:
     async def taken(self, account: str, custom_id: str) -> None:
         """The id was used by an earlier run that left no answer: count what that costs, and take the next one.
 
-        What was settled is known from its history. A hold whose call was never known to begin is voided, which its
-        timeout would do as well. What was in flight when that run died stays in doubt: its hold counts, whether it is
+        What was settled is known from its history. A hold whose call was not known to begin is voided, which its
+        timeout would do as well: should its maker live, no call can begin on it any more. What was in flight when that run died stays in doubt: its hold counts, whether it is
         still pending or has posted by now. Raises StoreUnavailable.
         """
         record = await self._ledger.record(account, self._order_id(custom_id))

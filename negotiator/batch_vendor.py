@@ -27,7 +27,7 @@ from .batch_tries import Tries
 from .capacity import Slot
 from .engine_delivery import Delivery
 from .engine_grant import Grant
-from .errors import InputInvalid, Reject, RejectCode, Rejected
+from .errors import HoldResolved, InputInvalid, Reject, RejectCode, Rejected
 from .limits import Full, Load
 from .order import Completion, Order
 
@@ -209,8 +209,17 @@ class VendorBatches:
             await give_back(self._engine, parcel, line, error, self._dispatch.returns, over=False)
             return
         parcel.add(line)
+        try:
+            await rooms.ledger.begin(held, driver.window_ms + GRACE_MS)
+        except HoldResolved:  # whoever else runs this batch has voided it: what is not held is not handed in
+            lines.pop()
+            parcel.drop(number)
+            message = f"{held.order_id}: its hold was voided by another run of this batch"
+            self._dispatch.returns.fail(
+                custom_id, Reject(code=RejectCode.LEDGER_UNAVAILABLE, message=message)
+            )
+            return
         self.out.add(custom_id)
-        await rooms.ledger.begin(held, driver.window_ms + GRACE_MS)
 
     async def _hand_in(self, driver: BatchDriver, parcel: Parcel, lines: list[bytes]) -> None:
         if not lines:
