@@ -47,7 +47,7 @@ class BatchState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLine:
-    """One request in OpenAI chat shape. ``line_id``: unique in its batch, of letters, digits, ``-`` and ``_``, at most 64."""
+    """One request in the shape of OpenAI's chat or embeddings. ``line_id``: unique in its batch, of letters, digits, ``-`` and ``_``, at most 64."""
 
     line_id: str
     body: Mapping[str, Any]

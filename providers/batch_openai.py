@@ -17,7 +17,8 @@ __all__ = ["MistralBatches", "OpenAIBatches"]
 NAME: Final = "negotiator"
 """The field of a batch's metadata that has its name."""
 
-ENDPOINT: Final = "/v1/chat/completions"
+CHAT: Final = "/v1/chat/completions"
+EMBEDDINGS: Final = "/v1/embeddings"
 PAGE: Final = 100
 
 _OPENAI_ENDED: Final = frozenset({"cancelled", "completed", "expired"})
@@ -84,7 +85,7 @@ class OpenAIBatches(_Files):
         """``POST /batches``."""
         asked = {
             "input_file_id": file_id,
-            "endpoint": ENDPOINT,
+            "endpoint": _endpoint(lines),
             "completion_window": "24h",
             "metadata": {NAME: name},
         }
@@ -142,7 +143,7 @@ class MistralBatches(_Files):
         asked = {
             "input_files": [file_id],
             "model": model,
-            "endpoint": ENDPOINT,
+            "endpoint": _endpoint(lines),
             "timeout_hours": DAY_MS // 3_600_000,
             "metadata": {NAME: name},
         }
@@ -182,6 +183,11 @@ class MistralBatches(_Files):
         """A page; that there may be another one is known by its being full."""
         rows = body.get("data") or []
         return rows, "more" if len(rows) >= PAGE else None
+
+
+def _endpoint(lines: Sequence[bytes]) -> str:
+    """The endpoint of a batch: its lines are for one model, which chats or embeds."""
+    return CHAT if "messages" in orjson.loads(lines[0])["body"] else EMBEDDINGS
 
 
 def _id(body: Mapping[str, Any]) -> str:

@@ -32,7 +32,11 @@ KEY = "key-that-nobody-sees"
 
 
 def batch_seller(
-    base_url: str, kind: str, clock: Clock | None = None, limits: Sequence[RateLimit] = ()
+    base_url: str,
+    kind: str,
+    clock: Clock | None = None,
+    limits: Sequence[RateLimit] = (),
+    **more: Any,
 ) -> VendorSeller:
     """A real seller of one model in the standard and the batch tier."""
     settings = ProviderSettings(
@@ -43,6 +47,7 @@ def batch_seller(
         tiers=("standard", "batch"),
         models=(ModelSettings(name=MODELS[kind]),),
         limits=tuple(limits),
+        **more,
     )
     return http_seller(settings, clock or SystemClock(), {"KEY": KEY})
 
@@ -100,7 +105,7 @@ class BatchVendor:
         if self.down:
             return _json({"error": {"type": "api_error", "message": "down"}}, 503)
         data = await request.read()
-        if path in ("/chat/completions", "/messages") or path.endswith(":generateContent"):
+        if path in ("/chat/completions", "/embeddings", "/messages") or path.endswith(":generateContent"):
             self.chats += 1
             return _json(self._answer(json.loads(data), "now"))
         shape = {"anthropic": self._anthropic, "gemini": self._gemini, "mistral": self._mistral}
@@ -140,9 +145,9 @@ class BatchVendor:
                 status = 400 if self.create == "refused" else 500
                 return _json({"error": {"message": "no", "type": "invalid_request_error"}}, status)
             asked = json.loads(data)
-            assert (asked["endpoint"], asked["completion_window"]) == ("/v1/chat/completions", "24h")
             lines = [json.loads(line) for line in self.files[asked["input_file_id"]].splitlines()]
-            assert all((line["method"], line["url"]) == ("POST", "/v1/chat/completions") for line in lines)
+            assert (asked["endpoint"], asked["completion_window"]) == (_endpoint(lines), "24h")
+            assert all((line["method"], line["url"]) == ("POST", asked["endpoint"]) for line in lines)
             batch_id = await self._started(request, lines, asked["metadata"]["negotiator"])
             return web.Response() if batch_id is None else _json(self._openai_batch(batch_id))
         batch_id = path.split("/")[2]
@@ -182,8 +187,8 @@ class BatchVendor:
             return _json({"object": "list", "data": rows, "total": len(rows)})
         if path == "/batch/jobs":
             asked = json.loads(data)
-            assert (asked["endpoint"], asked["model"]) == ("/v1/chat/completions", MODELS["mistral"])
             lines = [json.loads(line) for line in self.files[asked["input_files"][0]].splitlines()]
+            assert (asked["endpoint"], asked["model"]) == (_endpoint(lines), MODELS["mistral"])
             assert all("model" not in line["body"] for line in lines)
             batch_id = await self._started(request, lines, asked["metadata"]["negotiator"])
             return web.Response() if batch_id is None else _json(self._mistral_job(batch_id))
@@ -370,6 +375,9 @@ class BatchVendor:
                     "totalTokenCount": 25,
                 },
             }
+        if "input" in body:
+            vectors = [{"object": "embedding", "index": 0, "embedding": [0.5, -0.25]}]
+            return {"object": "list", "data": vectors, "usage": {"prompt_tokens": 20, "total_tokens": 20}}
         return {
             "object": "chat.completion",
             "choices": [
@@ -379,9 +387,17 @@ class BatchVendor:
         }
 
 
+def _endpoint(lines: Sequence[Mapping[str, Any]]) -> str:
+    """What all lines of a batch ask for."""
+    (embeds,) = {"input" in line["body"] for line in lines}
+    return "/v1/embeddings" if embeds else "/v1/chat/completions"
+
+
 def _text_of(body: Mapping[str, Any]) -> str:
     if "contents" in body:
         return str(body["contents"][-1]["parts"][0]["text"])
+    if "input" in body:
+        return str(body["input"])
     content = body["messages"][-1]["content"]
     return str(content if isinstance(content, str) else content[0]["text"])
 

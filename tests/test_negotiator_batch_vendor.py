@@ -144,6 +144,47 @@ async def test_lines_on_the_batch_tier_are_one_batch_at_the_vendor(kind: str, ho
     assert not here.out.with_name("out.jsonl.batches").exists()
 
 
+@pytest.mark.parametrize(
+    ("kind", "encoding", "vector"), [("openai", "float", [0.5, -0.25]), ("mistral", "base64", "AAAAPwAAgL4=")]
+)
+async def test_embeddings_on_the_batch_tier_are_one_batch_at_the_vendor(
+    kind: str, encoding: str, vector: object, house: Make
+) -> None:
+    """A model that embeds: the vendor's batch is for its embeddings endpoint, what it did not run is called at once."""
+    here = await house(kind, fates={"hard": "error", "late": "missing"})
+    texts = ("easy", "late", "plain")
+    asked = [
+        {**line, "url": "/v1/embeddings", "body": {"input": text, "encoding_format": encoding}}
+        for line, text in zip(lines(*texts), texts, strict=True)
+    ]
+    seller = batch_seller(here.url, kind, tags=frozenset({"embeddings"}))
+    async with here.market([seller]) as engine:
+        report = await here.run_in(engine, asked)
+    assert (report.served, report.refused, here.vendor.chats) == (3, 0, 1)
+    assert here.vendor.answered == list(texts)
+    bodies = {name: row["response"]["body"] for name, row in here.results().items()}
+    assert {body["object"] for body in bodies.values()} == {"list"}
+    assert bodies["r0"]["data"][0]["embedding"] == vector
+    assert [bodies[f"r{n}"]["negotiator"]["tier"] for n in range(3)] == ["batch", "standard", "batch"]
+    await here.sums()
+
+
+@pytest.mark.parametrize("kind", ["openai", "anthropic"])
+async def test_responses_on_the_batch_tier_are_chats_at_the_vendor(kind: str, house: Make) -> None:
+    """A vendor's batch endpoint has them as chats; they come back as responses, from that batch."""
+    here = await house(kind)
+    asked = [
+        {**line, "url": "/v1/responses", "body": {"input": "Question?", "max_output_tokens": 60}}
+        for line in lines("one", "two")
+    ]
+    report = await here.run(asked)
+    assert (report.served, len(here.vendor.batches), here.vendor.chats) == (2, 1, 0)
+    body = here.results()["r1"]["response"]["body"]
+    assert (body["object"], body["negotiator"]["tier"]) == ("response", "batch")
+    assert body["output"][0]["content"][0]["text"] == "then: Question?"
+    await here.sums()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_lines_the_vendor_did_not_run_are_bought_elsewhere_under_their_hold(
     kind: str, house: Make
