@@ -76,7 +76,8 @@ async def conduct(house: BatchHouse, record: BatchRecord) -> BatchRecord:
 
 
 async def _validated(house: BatchHouse, record: BatchRecord) -> BatchRecord:
-    found = await validate(house.records.input(record), max_lines=house.max_lines)
+    path = house.records.input(record)
+    found = await validate(path, record.endpoint, max_lines=house.max_lines)
     if found.errors:
         record = record.moved("failed", house.now_ms(), errors=found.errors)
     else:

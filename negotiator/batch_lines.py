@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from .errors import Reject
 from .money import format_usd
 from .order import Completion
-from .wire_out import chat_completion_out, reject_out
+from .wire_out import reject_out
 
 __all__ = ["ended_line", "refused_line", "served_line"]
 
 
 def served_line(
-    custom_id: str, done: Completion, created_s: int, *, cost_nusd: int, in_doubt_nusd: int = 0
+    custom_id: str, done: Completion, body: Mapping[str, Any], *, cost_nusd: int, in_doubt_nusd: int = 0
 ) -> dict[str, Any]:
-    """An answer. cost_nusd: all tries included. in_doubt_nusd: held for a call that a crash cut off."""
+    """An answer, ``body`` in its endpoint's shape. cost_nusd: all tries included. in_doubt_nusd: held for a call that a crash cut off."""
     return {
         "id": done.order_id,
         "custom_id": custom_id,
         **_money(cost_nusd, in_doubt_nusd),
-        "response": {
-            "status_code": 200,
-            "request_id": done.order_id,
-            "body": chat_completion_out(done, created_s),
-        },
+        "response": {"status_code": 200, "request_id": done.order_id, "body": body},
         "error": None,
     }
 

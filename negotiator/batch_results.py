@@ -63,10 +63,11 @@ class ResultTally:
         body = result["response"].get("body", {})
         self.saved_nusd += parse_usd(body.get("negotiator", {}).get("saved_usd", "0"))
         usage = body.get("usage", {})
-        self.input_tokens += usage.get("prompt_tokens", 0)
-        self.output_tokens += usage.get("completion_tokens", 0)
-        self.cached_tokens += usage.get("prompt_tokens_details", {}).get("cached_tokens", 0)
-        self.reasoning_tokens += usage.get("completion_tokens_details", {}).get("reasoning_tokens", 0)
+        given, made = ("input", "output") if "input_tokens" in usage else ("prompt", "completion")
+        self.input_tokens += usage.get(f"{given}_tokens", 0)
+        self.output_tokens += usage.get(f"{made}_tokens", 0)
+        self.cached_tokens += usage.get(f"{given}_tokens_details", {}).get("cached_tokens", 0)
+        self.reasoning_tokens += usage.get(f"{made}_tokens_details", {}).get("reasoning_tokens", 0)
 
 
 class ResultFile:

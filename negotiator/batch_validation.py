@@ -30,15 +30,15 @@ class Validated:
     errors: tuple[Mapping[str, Any], ...]
 
 
-async def validate(path: Path, *, max_lines: int) -> Validated:
-    """Read a file from end to end, some lines at a time. Stops where it has too many errors or too many lines."""
+async def validate(path: Path, endpoint: str, *, max_lines: int) -> Validated:
+    """Read a file of requests to one endpoint from end to end, some lines at a time. Stops where it has too many errors or too many lines."""
     requests = 0
     errors: list[Mapping[str, Any]] = []
     try:
         for number, line in enumerate(RequestFile(path)):
             if number % YIELD == 0:
                 await asyncio.sleep(0)
-            errors += _errors(line)
+            errors += _errors(line, endpoint)
             requests += isinstance(line, PlanLine)
             if requests > max_lines:
                 message = f"expected at most {max_lines} requests, found more"
@@ -51,7 +51,7 @@ async def validate(path: Path, *, max_lines: int) -> Validated:
     return Validated(requests, tuple(errors[:MAX_ERRORS]))
 
 
-def _errors(line: PlanLine | LineFault) -> Iterator[Mapping[str, Any]]:
+def _errors(line: PlanLine | LineFault, endpoint: str) -> Iterator[Mapping[str, Any]]:
     if isinstance(line, LineFault):
         where, mark, _ = line.message.partition(": ")
         param = where if mark and where.replace(".", "").replace("_", "").isalnum() else None
@@ -60,6 +60,10 @@ def _errors(line: PlanLine | LineFault) -> Iterator[Mapping[str, Any]]:
             code = "duplicate_custom_id"
         yield _error(code, line.message, line.number, param)
         return
+    if line.request.url != endpoint:
+        found = repr(line.request.url) if "url" in line.request.model_fields_set else "none"
+        message = f"url: expected {endpoint!r}, the batch's endpoint, found {found}"
+        yield _error("url_mismatch", message, line.number, "url")
     for name in _FOREIGN:
         if getattr(line.request.terms, name) is not None:
             message = f"terms.{name}: expected none in a batch, found one"

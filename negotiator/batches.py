@@ -378,9 +378,8 @@ class BatchRun:
         report.failovers += len(done.attempts) > 1
         report.cached_tokens += done.usage.cache_read_tokens
         created_s = self._engine.rooms.clock.now_ms() // 1000
-        self._results.write(
-            served_line(custom_id, done, created_s, cost_nusd=cost_nusd, in_doubt_nusd=doubt_nusd)
-        )
+        body = self._batch.answer(custom_id, done, created_s)
+        self._results.write(served_line(custom_id, done, body, cost_nusd=cost_nusd, in_doubt_nusd=doubt_nusd))
 
     def _refuse(self, custom_id: str, reject: Reject) -> None:
         self.report.refused += 1

@@ -17,7 +17,7 @@ from .client_http import Connection
 from .client_requests import answered, id_out, known, terms_out
 from .errors import InputInvalid, ServerUnreachable
 from .money import parse_usd
-from .wire import Terms, options_from
+from .wire import CHAT, Endpoint, Terms, options_from
 
 __all__ = ["BatchCalls", "BatchState", "FileState"]
 
@@ -136,6 +136,7 @@ class BatchCalls:
         /,
         input_file_id: str,
         *,
+        endpoint: Endpoint = CHAT,
         window: str = "24h",
         terms: Terms | None = None,
         metadata: Mapping[str, str] | None = None,
@@ -143,7 +144,7 @@ class BatchCalls:
     ) -> BatchState:
         """Run a file of requests within ``window`` (``24h``, ``90m``); sent again it is the same batch.
 
-        terms: of every line that does not say otherwise. options: of its plans, as in :class:`negotiator.wire.PlanOptions`.
+        endpoint: of every line. terms: of every line that does not say otherwise. options: of its plans, as in :class:`negotiator.wire.PlanOptions`.
         Raises InputInvalid.
         """
         ours = terms_out(terms)
@@ -152,7 +153,7 @@ class BatchCalls:
         said = dict(metadata or {}) | ({"negotiator": orjson.dumps(ours).decode()} if ours else {})
         asked = {
             "input_file_id": input_file_id,
-            "endpoint": "/v1/chat/completions",
+            "endpoint": endpoint,
             "completion_window": window,
             "metadata": said or None,
         }

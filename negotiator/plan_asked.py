@@ -14,11 +14,12 @@ import orjson
 
 from providers.tokens import chat_texts
 
-from .errors import InputInvalid, Reject
+from .errors import InputInvalid, Reject, Rejected
 from .intake import DEFAULT_ACCOUNT, capabilities_of, parameters_of, prompt_text, to_order
+from .line_bodies import asked_of
 from .order import Order
 from .plan_lines import MAX_LINE_BYTES, LineFault
-from .wire import POLICY_NAMES, RequestLine, Terms, request_line_from
+from .wire import CHAT, POLICY_NAMES, RequestLine, Terms, request_line_from
 
 __all__ = ["NO_LIMIT", "Asked", "Intake", "read_asked"]
 
@@ -27,7 +28,6 @@ NO_LIMIT: Final = 2**62
 
 MAX_DEADLINE_MS: Final = 7 * 24 * 3_600_000
 TEXT_ONLY: Final = frozenset[str]()
-URL: Final = "/v1/chat/completions"
 
 Row = tuple[Any, ...]
 
@@ -49,7 +49,8 @@ class Intake:
 class Asked:
     """n orders as rows of :func:`_row`, read as columns. texts: what is counted of each, and what the rest weighs.
 
-    missing: accounts whose default budget was not known: their rows are not to be used.
+    missing: accounts whose default budget was not known: their rows are not to be used. others: the endpoints of lines
+    that are no chats, by id.
     """
 
     ids: list[str] = field(default_factory=list)
@@ -60,6 +61,7 @@ class Asked:
     texts: list[tuple[list[str], int]] = field(default_factory=list)
     prompts: list[str] = field(default_factory=list)
     missing: set[str] = field(default_factory=set)
+    others: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -130,7 +132,9 @@ def read_asked(lines: Iterable[tuple[int, int, Any]], intake: Intake, asked: Ask
                     asked.faults.append(LineFault(number, f"expected a JSON object, found: {error}"))
                 continue
         row = _plain(values, intake, asked.missing) if intake.defaults is None else None
-        if row is None:
+        if row is not None:
+            body = values["body"]
+        else:
             try:
                 request = request_line_from(values)
             except InputInvalid as error:
@@ -140,22 +144,28 @@ def read_asked(lines: Iterable[tuple[int, int, Any]], intake: Intake, asked: Ask
             if isinstance(order, Reject):
                 asked.faults.append(LineFault(number, order.message, request.custom_id))
                 continue
-            row = _row(order)
+            row, body = _row(order), order.body
+            if request.url != CHAT:
+                asked.others[request.custom_id] = request.url
         asked.ids.append(values["custom_id"])
         asked.offsets.append(offset)
         asked.numbers.append(number)
-        asked._add(row, values["body"])
+        asked._add(row, body)
     return asked
 
 
 def _ordered(request: RequestLine, intake: Intake, missing: set[str]) -> Order | Reject:
     """Room 1's word on a line."""
-    terms = request.terms if intake.defaults is None else request.terms.over(intake.defaults)
+    try:
+        body, terms = asked_of(request)
+    except Rejected as refused:
+        return refused.reject
+    terms = terms if intake.defaults is None else terms.over(intake.defaults)
     owner = terms.account or intake.account
     if owner not in intake.budgets:
         missing.add(owner)
     return to_order(
-        request.body,
+        body,
         terms,
         profiles=intake.profiles,
         account=intake.account,
@@ -170,7 +180,7 @@ def _plain(line: Any, intake: Intake, missing: set[str]) -> Row | None:
     if type(line) is not dict or not line.keys() <= _LINE:
         return None
     custom_id, body, terms = line.get("custom_id"), line.get("body"), line.get("terms", _NONE)
-    if not _short(custom_id, 255) or line.get("method", "POST") != "POST" or line.get("url", URL) != URL:
+    if not _short(custom_id, 255) or line.get("method", "POST") != "POST" or line.get("url", CHAT) != CHAT:
         return None
     if type(body) is not dict or type(terms) is not dict or not terms.keys() <= _TERMS.keys():
         return None

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from providers.quoting import EXCLUSIVE
 from providers.quoting_arrays import QuoteArrays, quote_arrays
 from providers.terms import TOKENS_PER_RATE, Offer
 
@@ -122,7 +123,9 @@ class Pairs:
             needs,
             offers,
             lambda offer, tiers, needed, asked: (
-                offer.tier in tiers and needed <= offer.tags and offer.parameters.refuses(asked) is None
+                offer.tier in tiers
+                and EXCLUSIVE & offer.tags <= needed <= offer.tags
+                and offer.parameters.refuses(asked) is None
             ),
         )
         self.named = _masks(
@@ -164,6 +167,8 @@ class Pairs:
         for step in offer.steps[1:]:
             edge |= np.abs(quoted.covered_tokens - step.from_input_tokens) <= off
         longest = _quantile(wanted, wanted_p95, self._z)
+        if EXCLUSIVE & offer.tags:
+            longest = np.zeros_like(longest)  # vectors are no tokens
         return Pair(
             rows=rows[keep],
             met=(fits & terms)[keep],

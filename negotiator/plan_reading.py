@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .errors import Rejected
 from .intake import DEFAULT_ACCOUNT
-from .order import Order
+from .line_bodies import answer_out, asked_of
+from .order import Completion, Order
 from .plan_asked import Asked, Intake, read_asked
 from .plan_lines import LineFault, PlanLine, RequestFile, repeated
-from .wire import Terms
+from .wire import CHAT, EMBEDDINGS, RequestLine, Terms
+from .wire_out import chat_completion_out
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -38,6 +40,7 @@ class ReadBatch:
     orders: of requests that came without a file. A file's are known by where their lines begin (``offsets``) and are
     read again on demand, as requests of ``account`` where they name none and under ``defaults`` where they say nothing.
     until_ms: when all must be done, None = nobody waits: orders are planned with a deadline no later than that.
+    others: lines that are no chats, by id: where they begin, or as they came. embeds: whether any asks for embeddings.
     """
 
     orders: list[Order] = field(default_factory=list)
@@ -48,6 +51,8 @@ class ReadBatch:
     account: str = DEFAULT_ACCOUNT
     defaults: Terms | None = None
     until_ms: int | None = None
+    others: dict[str, int | RequestLine] = field(default_factory=dict)
+    embeds: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -61,6 +66,19 @@ class ReadBatch:
             faults=[],
             offsets=array("q", [self.offsets[row] for row in rows]) if self.file else self.offsets,
         )
+
+    def answer(self, custom_id: str, done: Completion, created_s: int) -> dict[str, Any]:
+        """The answer to a line as its endpoint gives it. Raises InputInvalid when the file is no longer what it was."""
+        found = self.others.get(custom_id)
+        if found is None:
+            return chat_completion_out(done, created_s)
+        if isinstance(found, int):
+            assert self.file is not None, "a line that has a place is of a file"
+            (line,) = self.file.at([found])
+            found = line.request
+            if found.custom_id != custom_id:
+                raise self.file.changed(custom_id, found.custom_id)
+        return answer_out(found, done, created_s)
 
     def left_ms(self, now_ms: int) -> int | None:
         """How much time there is for all of it, None = any."""
@@ -135,6 +153,9 @@ async def read_orders(
             continue
         batch.orders.append(order)
         batch.ids.append(line.request.custom_id)
+        if line.request.url != CHAT:
+            batch.others[line.request.custom_id] = line.request
+            batch.embeds |= line.request.url == EMBEDDINGS
         if len(batch) % YIELD == 0:
             await asyncio.sleep(0)
         if progress is not None and len(batch) % CHUNK == 0:
@@ -155,6 +176,9 @@ async def _read_file(engine: Engine, file: RequestFile, batch: ReadBatch, progre
                 continue
             batch.ids.append(custom_id)
             batch.offsets.append(offset)
+            if custom_id in asked.others:
+                batch.others[custom_id] = offset
+        batch.embeds |= EMBEDDINGS in asked.others.values()
         batch.faults += sorted(faults, key=lambda fault: fault.number)
         if progress is not None:
             progress("read", len(batch))
@@ -174,5 +198,5 @@ async def _asked(engine: Engine, lines: Sequence[tuple[int, int, Any]], intake: 
 
 
 async def _order(engine: Engine, line: PlanLine, account: str, defaults: Terms | None) -> Order:
-    terms = line.request.terms if defaults is None else line.request.terms.over(defaults)
-    return await engine.order_for(line.request.body, terms, account=account)
+    body, terms = asked_of(line.request)
+    return await engine.order_for(body, terms if defaults is None else terms.over(defaults), account=account)

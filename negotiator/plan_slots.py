@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Final
 
 from providers.base import PricesAhead
+from providers.quoting import EXCLUSIVE
 from providers.terms import Offer
 
 from .engine_rooms import Rooms
@@ -27,23 +28,33 @@ MOST_CHANGES: Final = 32
 """Price changes looked ahead to."""
 
 
-def sold_now(rooms: Rooms) -> tuple[Offer, ...]:
-    """All offers of local sellers that are well; remote sellers, who price each request, are not planned with."""
-    return _sold_at(rooms, None)
+def sold_now(rooms: Rooms, *, embeds: bool = False) -> tuple[Offer, ...]:
+    """All offers of local sellers that are well; remote sellers, who price each request, are not planned with.
+
+    embeds: those for embeddings too.
+    """
+    return _sold_at(rooms, None, embeds)
 
 
 def sold_over(
-    rooms: Rooms, horizon_ms: int, most_slots: int, deadlines: Sequence[int] = (), lines: int = 0
+    rooms: Rooms,
+    horizon_ms: int,
+    most_slots: int,
+    deadlines: Sequence[int] = (),
+    lines: int = 0,
+    *,
+    embeds: bool = False,
 ) -> Sold:
     """What is sold over a horizon from now, in at most so many slots.
 
     deadlines: of a sample of the lines, milliseconds. lines: about how many there are, which bounds the slots too.
+    embeds: offers of embeddings too.
     """
     now_ms, rows = rooms.clock.now_ms(), rooms.capacity.rows
     slot = TimeSlot(0, horizon_ms, 0)
-    whole = columns_of_slots([(slot, sold_now(rooms))], rows)
+    whole = columns_of_slots([(slot, sold_now(rooms, embeds=embeds))], rows)
     if lines * len(whole.columns) > MOST_PAIRS:
-        whole = columns_of_slots([(slot, sold_now(rooms))], rows, batches_apart=False)
+        whole = columns_of_slots([(slot, sold_now(rooms, embeds=embeds))], rows, batches_apart=False)
     window_ms = max((row.per_ms for row in rows if row.kind not in HELD), default=60_000)
     most_slots = min(most_slots, MOST_PAIRS // max(1, lines * len(whole.columns)))
     if most_slots < 2 or horizon_ms < 2 * window_ms:
@@ -58,7 +69,7 @@ def sold_over(
     slots = []
     for start, end in pairwise(edges):
         slot = TimeSlot(start, end, max(start, end - window_ms))
-        slots.append((slot, _sold_through(rooms, now_ms, slot)))
+        slots.append((slot, _sold_through(rooms, now_ms, slot, embeds)))
     return columns_of_slots(slots, rows)
 
 
@@ -92,14 +103,14 @@ def _changes(rooms: Rooms, now_ms: int, horizon_ms: int) -> list[int]:
     return sorted(found)
 
 
-def _sold_through(rooms: Rooms, now_ms: int, slot: TimeSlot) -> tuple[Offer, ...]:
+def _sold_through(rooms: Rooms, now_ms: int, slot: TimeSlot, embeds: bool) -> tuple[Offer, ...]:
     """What is sold in a slot. Where a price changes within it, the dearer is counted on."""
-    first = _sold_at(rooms, now_ms + slot.start_ms)
-    last = {_key(offer): offer for offer in _sold_at(rooms, now_ms + slot.end_ms - 1)}
+    first = _sold_at(rooms, now_ms + slot.start_ms, embeds)
+    last = {_key(offer): offer for offer in _sold_at(rooms, now_ms + slot.end_ms - 1, embeds)}
     return tuple(max(offer, last[_key(offer)], key=_dear) for offer in first if _key(offer) in last)
 
 
-def _sold_at(rooms: Rooms, at_ms: int | None) -> tuple[Offer, ...]:
+def _sold_at(rooms: Rooms, at_ms: int | None, embeds: bool) -> tuple[Offer, ...]:
     return tuple(
         replace(offer, valid_for_ms=None)
         for seller in rooms.sellers.values()
@@ -108,7 +119,7 @@ def _sold_at(rooms: Rooms, at_ms: int | None) -> tuple[Offer, ...]:
             if at_ms is not None and isinstance(seller, PricesAhead)
             else seller.offers()
         )
-        if offer.tier != "cached" and "embeddings" not in offer.tags
+        if offer.tier != "cached" and (embeds or EXCLUSIVE.isdisjoint(offer.tags))
     )
 
 

@@ -245,7 +245,7 @@ async def plan_batch(
     rooms, deadlines = engine.rooms, list[int]()
     if options.slots > 1:
         deadlines = [at - elapsed_ms async for part in batch.asked(engine) for at in part.deadlines]
-    sold = sold_over(rooms, options.horizon_ms, options.slots, deadlines, len(batch))
+    sold = sold_over(rooms, options.horizon_ms, options.slots, deadlines, len(batch), embeds=batch.embeds)
     pricing = Pricing(
         sold,
         rooms.quality,
@@ -264,7 +264,8 @@ async def plan_batch(
 def _pricing(engine: Engine, options: PlanOptions, account: str, sample: Asked, lines: int) -> Pricing:
     """How a file is priced: slots and the estimate of tokens are learnt from a sample of it."""
     rooms = engine.rooms
-    sold = sold_over(rooms, options.horizon_ms, options.slots, sample.deadlines, lines)
+    # a sample may miss the lines that ask for embeddings
+    sold = sold_over(rooms, options.horizon_ms, options.slots, sample.deadlines, lines, embeds=True)
     guess = None
     if options.tokens == "auto" and lines > COUNTED_AT_MOST:
         guess = fit_guess(sample.texts, used_vocabularies(sold.offers))

@@ -24,7 +24,11 @@ from .errors import InputInvalid
 from .money import format_usd, parse_usd
 
 __all__ = [
+    "CHAT",
+    "EMBEDDINGS",
     "POLICY_NAMES",
+    "RESPONSES",
+    "Endpoint",
     "PlanOptions",
     "RequestLine",
     "Terms",
@@ -66,6 +70,12 @@ MAX_DEADLINE_MS = 7 * 24 * 3_600_000
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
+
+CHAT: Final = "/v1/chat/completions"
+RESPONSES: Final = "/v1/responses"
+EMBEDDINGS: Final = "/v1/embeddings"
+Endpoint = Literal["/v1/chat/completions", "/v1/responses", "/v1/embeddings"]
+"""What a line of a batch may be a request to."""
 
 _PRINTABLE: Final = r"^[^\x00-\x1f\x7f]+$"
 """No control characters: an order's id goes into headers and logs."""
@@ -109,7 +119,7 @@ class RequestLine(_Frozen):
 
     custom_id: Annotated[str, Field(min_length=1, max_length=255)]
     method: Literal["POST"] = "POST"
-    url: Literal["/v1/chat/completions"] = "/v1/chat/completions"
+    url: Endpoint = CHAT
     body: dict[str, Any]
     terms: Terms = Terms()
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import InputInvalid
 from .wire import Terms, describe_invalid
 
 __all__ = [
+    "HOUSE_FIELDS",
     "EmbeddingsRequest",
     "Model",
     "ResponsesRequest",
@@ -19,6 +20,9 @@ __all__ = [
     "responses_from",
     "tiered",
 ]
+
+HOUSE_FIELDS: Final = ("negotiator", "service_tier", "stream", "stream_options")
+"""Fields of a body that are for the house; all others go to the seller."""
 
 ServiceTier = Literal["auto", "default", "standard", "flex", "priority"]
 Model = Annotated[
@@ -46,6 +50,12 @@ class EmbeddingsRequest(BaseModel):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
     negotiator: Terms | None = None
+
+    @model_validator(mode="after")
+    def _is_no_chat(self) -> EmbeddingsRequest:
+        if "messages" in (self.model_extra or {}):
+            raise ValueError("expected no messages beside what is to be embedded, found some")
+        return self
 
 
 class ResponsesRequest(BaseModel):

@@ -22,6 +22,7 @@ __all__ = [
     "chat_completion_out",
     "completion_out",
     "counter_offer_out",
+    "embeddings_out",
     "instant_out",
     "loss_out",
     "rates_out",
@@ -228,6 +229,18 @@ def chat_completion_out(completion: Completion, created_s: int) -> dict[str, Any
             }
         ],
         "usage": usage_out(completion.usage),
+        "negotiator": completion_out(completion),
+    }
+
+
+def embeddings_out(completion: Completion) -> dict[str, Any]:
+    """OpenAI's list of embeddings with the ``negotiator`` object."""
+    tokens = completion.usage.input_tokens
+    return {
+        "object": "list",
+        "data": completion.message["data"],
+        "model": f"{completion.provider}/{completion.model}",
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         "negotiator": completion_out(completion),
     }
 

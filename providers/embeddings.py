@@ -11,18 +11,23 @@ from typing import Any
 
 from .terms import Delta
 
-__all__ = ["as_asked"]
+__all__ = ["as_asked", "encoded"]
 
 
 def as_asked(answer: Delta, body: Mapping[str, Any]) -> Delta:
     """The embeddings of an answer in ``body``'s ``encoding_format``: base64 is of float32, little-endian."""
-    data = answer.delta.get("data")
+    listed = encoded(answer.delta, body)
+    return answer if listed is answer.delta else replace(answer, delta=listed, raw=None)
+
+
+def encoded(listed: Mapping[str, Any], body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same of a list of embeddings; itself where nothing is to be done."""
+    data = listed.get("data")
     if body.get("encoding_format") != "base64" or not isinstance(data, list):
-        return answer
+        return listed
     if all(isinstance(one["embedding"], str) for one in data):
-        return answer
-    encoded = [one | {"embedding": _base64(one["embedding"])} for one in data]
-    return replace(answer, delta={**answer.delta, "data": encoded}, raw=None)
+        return listed
+    return {**listed, "data": [one | {"embedding": _base64(one["embedding"])} for one in data]}
 
 
 def _base64(vector: list[float]) -> str:

@@ -33,6 +33,7 @@ from .terms import (
 
 __all__ = [
     "DEFAULT_OUTPUT_TOKENS",
+    "EXCLUSIVE",
     "P95",
     "Quoter",
     "Reduction",

@@ -43,13 +43,9 @@ async def uploaded(client: openai.AsyncOpenAI, lines: Iterable[Mapping[str, Any]
 async def started(
     client: openai.AsyncOpenAI, lines: Iterable[Mapping[str, Any] | str], window: Any = "24h", **more: Any
 ) -> Batch:
-    """A new batch of these lines."""
-    return await client.batches.create(
-        input_file_id=await uploaded(client, lines),
-        endpoint="/v1/chat/completions",
-        completion_window=window,
-        **more,
-    )
+    """A new batch of these lines, chats unless ``more`` names another endpoint."""
+    asked: Any = {"endpoint": "/v1/chat/completions", "completion_window": window, **more}
+    return await client.batches.create(input_file_id=await uploaded(client, lines), **asked)
 
 
 async def ended(client: openai.AsyncOpenAI, batch_id: str, within_s: float = 60) -> Batch:

@@ -69,7 +69,8 @@ async def test_lines_that_no_offer_serves_are_in_the_error_file() -> None:
 BAD_FILES: Any = [
     (["{"], 1, "invalid_json_line"),
     ([request("a"), request("a")], 2, "duplicate_custom_id"),
-    ([{**request("a"), "url": "/v1/embeddings"}], 1, "invalid_request"),
+    ([{**request("a"), "url": "/v1/embeddings"}], 1, "url_mismatch"),
+    ([{**request("a"), "url": "/v1/completions"}], 1, "invalid_request"),
     ([request("a", terms={"budget": 1})], 1, "invalid_request"),
     ([request("a", terms={"account": "other"})], 1, "invalid_request"),
     ([request("a", terms={"order_id": "mine"})], 1, "invalid_request"),
@@ -109,7 +110,7 @@ REFUSED: Any = [
     ({"completion_window": "1d"}, "completion_window"),
     ({"completion_window": "200h"}, "completion_window"),
     ({"completion_window": "0h"}, "completion_window"),
-    ({"endpoint": "/v1/embeddings"}, "endpoint"),
+    ({"endpoint": "/v1/completions"}, "endpoint"),
     ({"metadata": {"negotiator": "{"}}, "metadata.negotiator"),
     ({"metadata": {"negotiator": '{"budget": 1}'}}, "metadata.negotiator"),
     ({"metadata": {"negotiator": '{"account": "x"}'}}, "metadata.negotiator"),

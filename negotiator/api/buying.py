@@ -18,10 +18,7 @@ from ..wire_bodies import tiered
 from .faults import ApiFault
 from .routes import Call
 
-__all__ = ["HOUSE_FIELDS", "award_headers", "buy", "order_of", "sealed_headers", "submit", "terms_of"]
-
-HOUSE_FIELDS: Final = ("negotiator", "service_tier", "stream", "stream_options")
-"""Fields of a body that are for the house; all others go to the seller."""
+__all__ = ["award_headers", "buy", "order_of", "sealed_headers", "submit", "terms_of"]
 
 _HEADER: Final = "x-negotiator-"
 _LISTS: Final = frozenset({"tiers", "models", "exclude", "require"})

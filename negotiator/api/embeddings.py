@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import orjson
 
-from ..order import Completion
-from ..wire_bodies import EmbeddingsRequest
-from ..wire_out import completion_out
-from .buying import HOUSE_FIELDS, buy, order_of, terms_of
+from ..wire_bodies import HOUSE_FIELDS, EmbeddingsRequest
+from ..wire_out import embeddings_out
+from .buying import buy, order_of, terms_of
 from .routes import Answer, Call, route
 from .schemas_out import EmbeddingsOut
 
@@ -29,17 +28,4 @@ async def create_embeddings(call: Call) -> Answer:
     for name in HOUSE_FIELDS:
         body.pop(name, None)
     done, _ = await buy(call, await order_of(call, body, terms, stream=False))
-    return _embeddings_bytes(done)
-
-
-def _embeddings_bytes(done: Completion) -> bytes:
-    tokens = done.usage.input_tokens
-    return orjson.dumps(
-        {
-            "object": "list",
-            "data": done.message["data"],
-            "model": f"{done.provider}/{done.model}",
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-            "negotiator": completion_out(done),
-        }
-    )
+    return orjson.dumps(embeddings_out(done))

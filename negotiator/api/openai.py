@@ -7,8 +7,9 @@ from typing import Any
 import orjson
 
 from ..order import Completion
+from ..wire_bodies import HOUSE_FIELDS
 from ..wire_out import chat_completion_out, completion_out
-from .buying import HOUSE_FIELDS, buy, order_of, submit, terms_of
+from .buying import buy, order_of, submit, terms_of
 from .openai_stream import relay_chat
 from .routes import Answer, Call, route
 from .schemas import ChatRequest

@@ -7,8 +7,9 @@ from typing import Any
 from providers.terms import Usage
 
 from ..wire import Terms
+from ..wire_bodies import HOUSE_FIELDS
 from ..wire_out import candidate_out, reservation_out, settlement_out
-from .buying import HOUSE_FIELDS, order_of, sealed_headers, terms_of
+from .buying import order_of, sealed_headers, terms_of
 from .faults import ApiFault
 from .openai import answer_chat, chat_bytes
 from .quotes import joined_terms

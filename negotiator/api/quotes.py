@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from ..order import Order
 from ..wire import Terms
+from ..wire_bodies import HOUSE_FIELDS
 from ..wire_out import book_out
-from .buying import HOUSE_FIELDS, order_of, terms_of
+from .buying import order_of, terms_of
 from .faults import ApiFault
 from .routes import Answer, Call, route
 from .schemas import QuoteRequest

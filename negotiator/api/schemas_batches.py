@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ..wire import Endpoint
 from .schemas_words import Dollars, Exact, Open
 
 __all__ = [
@@ -81,7 +82,7 @@ class BatchRequest(_Own):
     ``options`` of its plans. completion_window: hours or minutes, at most 168h."""
 
     input_file_id: Identifier
-    endpoint: Literal["/v1/chat/completions"]
+    endpoint: Endpoint
     completion_window: Annotated[str, Field(min_length=2, max_length=8)]
     metadata: Annotated[dict[str, str], Field(max_length=METADATA_KEYS)] | None = None
     output_expires_after: OutputExpiresAfter | None = None
