@@ -50,6 +50,10 @@ class Tries:
         self._failures[custom_id] += 1
         return self._failures[custom_id]
 
+    def tried(self, custom_id: str) -> bool:
+        """Whether any call was made for the line, or refused, by this run."""
+        return self._failures[custom_id] > 0
+
     async def taken(self, account: str, custom_id: str) -> None:
         """The id was used by an earlier run that left no answer: count what that costs, and take the next one.
 

@@ -18,6 +18,7 @@ from providers.terms import Offer
 from .batch_counts import RunReport
 from .batch_lines import ended_line, refused_line, served_line
 from .batch_queue import OfferQueue, queues_of, unplanned
+from .batch_refusals import log_refusal, only_late
 from .batch_replan import PlanFacts
 from .batch_results import ResultFile, batch_id_of
 from .batch_settling import Returns
@@ -25,7 +26,6 @@ from .batch_share import Room, Share
 from .batch_slots import SlotClock
 from .batch_tries import Tries
 from .batch_vendor import VendorBatches
-from .engine_book import Job, judged
 from .engine_grant import Grant
 from .errors import InputInvalid, Reject, RejectCode, Rejected, StoreUnavailable
 from .events import Event
@@ -55,8 +55,6 @@ MAX_PLANNED: Final = 100_000
 
 _TAKEN: Final = frozenset({RejectCode.IN_PROGRESS, RejectCode.DUPLICATE_DIFFERENT})
 """The id was used before and has no answer to replay; its content is the same, for the batch's id says so."""
-
-_TOO_LATE: Final = frozenset({RejectCode.DEADLINE_UNREACHABLE, RejectCode.TERMS_CONFLICT})
 
 Progress = Callable[[RunReport], None]
 
@@ -163,7 +161,7 @@ class BatchRun:
                 await self._pause(slot_ms or self._wait_ms(todo, idle))
         if not self._stopping.is_set():
             for row in todo:
-                self._refuse(batch.ids[row], self._last[batch.ids[row]])
+                await self._turn_away(batch, row, self._last[batch.ids[row]])
 
     def stop(self) -> None:
         """Begin nothing more; :meth:`run` returns when what is in flight has ended."""
@@ -226,8 +224,8 @@ class BatchRun:
         for row in unplanned(plan):
             reject = plan.rejects[row]
             self._last[part.ids[row]] = reject
-            if not reject.code.again and not await self._only_late(part, row, reject):
-                self._refuse(part.ids[row], reject)
+            if not reject.code.again and not await only_late(self._engine, part, row, reject):
+                await self._turn_away(part, row, reject)
         try:
             async with asyncio.TaskGroup() as group:
                 for queue in queues_of(plan):
@@ -248,16 +246,6 @@ class BatchRun:
             spent_nusd = tally.cost_nusd + tally.in_doubt_nusd
             changed["total_budget_usd"] = max(0, self._options.total_budget_usd - spent_nusd)
         return self._slots.left(self._options).model_copy(update=changed)
-
-    async def _only_late(self, part: ReadBatch, row: int, reject: Reject) -> bool:
-        """Whether a line's own terms could be met, and only the time that is left is too short for it."""
-        if part.until_ms is None or reject.code not in _TOO_LATE:
-            return False
-        rooms = self._engine.rooms
-        order = await part.order(self._engine, row, planned=False)
-        if order.deadline_ms is not None and order.deadline_ms <= part.until_ms - rooms.clock.now_ms():
-            return False
-        return await judged(rooms, Job(order, rooms.clock.now_ms())) is None
 
     def _tell(self, plan: PlannedBatch) -> None:
         """Emit ``batch.replanned`` where lines of the last plan are planned again, with what is different now."""
@@ -380,6 +368,11 @@ class BatchRun:
         created_s = self._engine.rooms.clock.now_ms() // 1000
         body = self._batch.answer(custom_id, done, created_s)
         self._results.write(served_line(custom_id, done, body, cost_nusd=cost_nusd, in_doubt_nusd=doubt_nusd))
+
+    async def _turn_away(self, batch: ReadBatch, row: int, reject: Reject) -> None:
+        """No plan served it, and none will."""
+        await log_refusal(self._engine, batch, row, reject, self._tries)
+        self._refuse(batch.ids[row], reject)
 
     def _refuse(self, custom_id: str, reject: Reject) -> None:
         self.report.refused += 1

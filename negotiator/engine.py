@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from .acceptance import acceptable
+from .engine_book import Job, ask
 from .engine_corridor import Corridor
 from .engine_delivery import Check
-from .errors import InputInvalid, Rejected
+from .errors import InputInvalid, Reject, Rejected
 from .events import Event
 from .intake import DEFAULT_ACCOUNT, prompt_text
 from .order import Book, Chunk, Completion, Order
@@ -123,6 +124,20 @@ class Engine(Corridor):
             return history_out(job.history() if job.written is None else orjson.loads(job.written))
         record = await self.rooms.ledger.record(account, order_id)
         return history_out(orjson.loads(record.history)) if record is not None and record.history else None
+
+    @property
+    def logs(self) -> bool:
+        """Whether there is an order log."""
+        return self._log is not None
+
+    async def log_refused(self, order: Order, reject: Reject) -> None:
+        """Write an order that a plan refused to the order log as one that came alone, with the quotes of now."""
+        job = Job(order, self._clock.now_ms(), reject=reject, state="REJECTED")
+        book = await ask(self.rooms, job)
+        job.explain = self.rooms.clearing.refused(order, book.eligible, self.rooms.capacity)
+        self.recent.remember(job)  # the log looks there for what was asked
+        self.rooms.bus.emit(Event("order.recorded", self._clock.now_ms(), job.history()))
+        self.recent.pop((order.account, order.order_id))
 
     async def plan(self, lines: Iterable[Any], **options: Any) -> PlannedBatch:
         """The cheapest feasible plan of a batch, with its proof; nothing is held or spent.

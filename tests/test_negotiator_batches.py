@@ -15,9 +15,12 @@ from negotiator.batch_counts import RunReport
 from negotiator.batch_replan import PlanFacts
 from negotiator.batch_results import ResultFile
 from negotiator.batches import BatchRun, batch_id_of
+from negotiator.config import Config, StoreConfig
 from negotiator.engine import Engine
 from negotiator.errors import InputInvalid
+from negotiator.order_log import read_log
 from negotiator.plan_lines import RequestFile, read_lines
+from negotiator.report import read_market
 from negotiator.store_open import open_store
 from negotiator.wire import PlanOptions
 from providers.clock import LoopClock, run_virtual
@@ -265,5 +268,34 @@ def test_a_program_runs_a_batch_through_the_engine(tmp_path: Path) -> None:
             again = await engine.run(lines(6), out, batch_id="mine", time_limit_s=2)
             assert (first.served, again.skipped, again.served) == (4, 4, 2)
             assert await posted(engine) == (first.cost_nusd + again.cost_nusd, 0)
+
+    run_virtual(play())
+
+
+def test_lines_that_no_plan_serves_are_in_the_order_log(tmp_path: Path) -> None:
+    """Terms that nobody meets, no room in any limit: refused orders there, once each, with quotes; so a report counts them."""
+
+    async def play() -> None:
+        clock, log = LoopClock(), tmp_path / "orders.jsonl"
+        config = Config(store=StoreConfig(order_log=log))
+        sellers = [s for s in default_sellers(clock, seed=3, limits_scale=0.01) if s.name == "mistral"]
+        async with Engine.open(config, clock=clock, sellers=sellers) as engine:
+            huge = {**lines(1)[0], "custom_id": "huge"}
+            huge["body"] = {"messages": [{"role": "user", "content": "word " * 9_000}], "max_tokens": 20}
+            never = {**lines(1, min_quality=0.999)[0], "custom_id": "never"}
+            report, cost_nusd = await run(engine, tmp_path / "out.jsonl", [*lines(3), huge, never])
+            assert (report.served, report.refused) == (3, 2)
+            assert ("default", "b:never") not in engine.recent, (
+                "what others bought lately keeps its place there"
+            )
+        orders = {line["order_id"]: line for line in read_log(log) if line["type"] == "order"}
+        assert len(orders) == sum(line["type"] == "order" for line in read_log(log)) == 5
+        refused = {name: orders[f"b:{name}"] for name in ("huge", "never")}
+        assert refused["never"]["reject"]["name"] == "QUALITY_UNREACHABLE"
+        assert refused["huge"]["reject"]["name"] == "CAPACITY_EXHAUSTED"
+        assert all(line["rounds"][0][1] and line["asked"]["max_output_tokens"] for line in refused.values())
+        logged = read_market(read_log(log))
+        assert (len(logged.served), len(logged.orders)) == (3, 5)
+        assert sum(order.billed_nusd for order in logged.orders) == cost_nusd
 
     run_virtual(play())
