@@ -21,7 +21,14 @@ from openai.types.responses import Response
 from vendor_playback import Playback
 
 from benchmarks.processes import audit, serving
+from negotiator.batch_results import ResultFile
+from negotiator.batches import BatchRun
+from negotiator.config import Config
+from negotiator.engine import Engine
 from negotiator.money import parse_usd
+from negotiator.plan_lines import RequestFile
+from negotiator.planning import plan_requests
+from negotiator.wire import PlanOptions
 
 RESPONSES, EMBEDDINGS = "/v1/responses", "/v1/embeddings"
 VECTOR = [0.5, -0.25]
@@ -224,6 +231,46 @@ async def test_what_nobody_sells_is_refused() -> None:
         _, alone, _ = await served.call("POST", EMBEDDINGS, ASKED[EMBEDDINGS])
     assert done.status == "completed"
     assert bad["error"]["code"] == alone["error"]["code"]
+
+
+async def test_a_file_may_mix_endpoints_in_plans_and_runs(tmp_path: Path) -> None:
+    """From the shell: one file is planned and run as it lies, each line to who sells it, answered in its shape."""
+    mixed = [request("c"), line(EMBEDDINGS, "e"), line(RESPONSES, "r"), line(EMBEDDINGS, "bad", input={})]
+    path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    path.write_text("\n".join(map(json.dumps, mixed)))
+    chats, vectors = Playback([{"json": ANSWER}]), Playback([{"json": VECTORS}])
+    async with chats.at() as one, vectors.at() as two:
+        sellers = [shop(one, "chat"), shop(two, "embed", ["e"], tags=TAGS[EMBEDDINGS])]
+        async with Engine(Config(), sellers=sellers) as engine:
+            plan = await plan_requests(engine, RequestFile(path), PlanOptions(time_limit_s=2))
+            with ResultFile(out) as results:
+                report = await BatchRun(engine, "b", results, PlanOptions(time_limit_s=2)).run(
+                    RequestFile(path)
+                )
+    assert [(row["custom_id"], row["provider"]) for row in plan.rows()] == [
+        ("c", "chat"),
+        ("e", "embed"),
+        ("r", "chat"),
+    ]
+    assert [fault.number for fault in plan.batch.faults] == [4]
+    assert (report.served, [fault.custom_id for fault in report.errors]) == (3, ["bad"])
+    bodies = {
+        row["custom_id"]: row["response"]["body"] for row in map(json.loads, out.read_text().splitlines())
+    }
+    assert {name: body["object"] for name, body in bodies.items()} == {
+        "c": "chat.completion",
+        "e": "list",
+        "r": "response",
+    }
+
+
+async def test_what_embeds_takes_no_messages_alone_either() -> None:
+    """At ``/v1/embeddings`` messages beside the input are a 400 that names what is wrong."""
+    async with sdk() as (_, served):
+        chat = [{"role": "user", "content": "x"}]
+        status, answer, _ = await served.call("POST", EMBEDDINGS, {"input": "x", "messages": chat})
+    assert (status, answer["error"]["code"]) == (400, "INVALID")
+    assert "expected no messages" in answer["error"]["message"]
 
 
 CONFIG = """

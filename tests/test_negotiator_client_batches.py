@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from api_house import api_house
@@ -43,6 +44,24 @@ async def test_a_batch_by_the_asynchronous_client(tmp_path: Path) -> None:
         assert len(await market.files()) == 1
         with pytest.raises(ServerRefused, match="cannot be cancelled"):
             await market.cancel_batch(batch.batch_id)
+
+
+async def test_the_client_names_the_endpoint(tmp_path: Path) -> None:
+    """A batch of responses is asked for by name; one of completions is refused with what there is."""
+    line = {"custom_id": "a", "url": "/v1/responses", "body": {"input": "Hi.", "max_output_tokens": 9}}
+    path = tmp_path / "in.jsonl"
+    path.write_text(json.dumps(line))
+    async with api_house() as served, AsyncClient(served.url) as market:
+        file = await market.upload_file(path)
+        batch = await market.create_batch(file.file_id, endpoint="/v1/responses")
+        done = [state async for state in market.batch_events(batch.batch_id)][-1]
+        assert (done.status, done.completed) == ("completed", 1)
+        await market.download_file(done.output_file_id or "", tmp_path / "out.jsonl")
+        answer = json.loads((tmp_path / "out.jsonl").read_text())["response"]["body"]
+        assert answer["output"][0]["content"][0]["text"] == "It is four."
+        wrong: Any = "/v1/completions"
+        with pytest.raises(InputInvalid, match=r"endpoint: .*'/v1/embeddings'"):
+            await market.create_batch(file.file_id, endpoint=wrong)
 
 
 async def test_what_cannot_be_sent_is_said(tmp_path: Path) -> None:
