@@ -8,7 +8,6 @@ import numpy as np
 
 from .assignment import assignment
 from .blas import one_blas_thread
-from .cascade import CROWDED
 from .counts import count_rows
 from .exact import prove
 from .greedy import fill
@@ -29,11 +28,8 @@ OBJECTIVES = ("served_then_cost", "surplus")
 WHOLE_PAIRS = 3000  # up to here the optimum is sought and proven by exhaustive search
 AT_ONCE = 200  # up to here nothing is quicker than that
 EXACT_AFTER = 2  # neighbourhoods without a better plan before it starts
-PRICE_SHARE = 0.6  # of the time left, for the prices
-PROOF_SHARE, CROWDED_SHARE = (
-    0.35,
-    0.5,
-)  # of the time left, kept back for the proof when somebody stays unserved
+PRICE_SHARE = 0.8  # of the time left, for the prices
+PROOF_SHARE = 0.35  # of the time left, kept back for the proof when somebody stays unserved
 MOST_SHARE = 0.95  # of that, for how much can be served
 WORTH = 30.0  # V, in mean dearest costs: large enough that serving comes first
 
@@ -133,8 +129,7 @@ def _stages(search: Search, warm: Prices | None) -> None:
         prove(search)
         deadline.stage("exact")
     if not search.infeasible and not search.optimal and not search.done and deadline.left:
-        share = CROWDED_SHARE if np.count_nonzero(base == rows.m) > CROWDED * rows.n else PROOF_SHARE
-        reserve = share * deadline.left if unsure or not search.found else 0.0
+        reserve = PROOF_SHARE * deadline.left if unsure or not search.found else 0.0
         improve(search, base, loose, reserve)
         deadline.stage("rounding")
     if not search.found and not search.infeasible and deadline.left:
