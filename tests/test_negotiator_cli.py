@@ -146,8 +146,11 @@ def test_help_has_an_example_for_every_command() -> None:
         assert f"negotiator {name}" in done.stdout.replace("\n", " ")
 
 
-def test_a_killed_run_goes_on_where_it_stopped(root: Path, tmp_path: Path) -> None:
-    """kill -9 half-way, run again: every custom_id exactly once, and nothing is paid that the ledger does not say."""
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_run_that_is_cut_short_goes_on_where_it_stopped(
+    root: Path, tmp_path: Path, how: signal.Signals, code: int
+) -> None:
+    """kill -9 or Ctrl-C half-way, run again: every custom_id exactly once, and the ledger says all that is paid."""
     source, out, store = tmp_path / "in.jsonl", tmp_path / "out.jsonl", f"embedded://{tmp_path}/ledger.db"
     make = [sys.executable, root / "examples" / "make_workload.py", "900", "--seed", "5", "--out", source]
     subprocess.run(make, check=True, capture_output=True)
@@ -161,8 +164,8 @@ def test_a_killed_run_goes_on_where_it_stopped(root: Path, tmp_path: Path) -> No
     patience = time.monotonic() + 120
     while _lines(out) < 150 and victim.poll() is None and time.monotonic() < patience:
         time.sleep(0.02)
-    os.kill(victim.pid, signal.SIGKILL)
-    victim.wait()
+    os.kill(victim.pid, how)
+    assert victim.wait() == code
     written = _lines(out)
     assert 150 <= written < len(ids)
     done = negotiator(*command)

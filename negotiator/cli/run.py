@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich.console import Console
@@ -25,6 +27,9 @@ from .plan import plan_options
 from .terminal import console, note, print_json, progress_bar, table, usd
 
 __all__ = ["command", "progress_facts", "show_run"]
+
+INTERRUPTED: Final = 130
+"""Exit status of a run that Ctrl-C stopped, as shells have it."""
 
 
 @click.command()
@@ -56,7 +61,8 @@ def command(
     """Execute FILE (.jsonl or .parquet) within every seller's limits and write one result per line to --out.
 
     Interrupted or killed, the same command goes on where it stopped: no line is lost, none is paid twice without
-    saying so. Exit 1 when lines were broken.
+    saying so. The first Ctrl-C waits for the calls in flight, the second cuts them off. Exit 1 when lines were
+    broken, 130 when interrupted.
 
     Example: negotiator run examples/workload.jsonl --out answers.jsonl
     """
@@ -75,8 +81,12 @@ def command(
             stands = Progress.of(pace, results.tally, report.requests, _now_ms())
             bar.update(task, total=report.requests, completed=report.finished, facts=progress_facts(stands))
 
+        interrupted = asyncio.Event()
+
         async def work(market: Engine) -> RunReport:
-            return await BatchRun(market, batch_id, results, given, progress).run(requests_in(file))
+            run = BatchRun(market, batch_id, results, given, progress)
+            _stop_first(run, interrupted)
+            return await run.run(requests_in(file))
 
         report = with_market(config_path, work, store=store, quiet=as_json, order_log=log)
     if as_json:
@@ -90,8 +100,24 @@ def command(
         note(f"report in {', '.join(map(str, written))}")
     for fault in report.errors:
         note(f"{file}:{fault.number}: {fault.message}")
+    if interrupted.is_set():
+        note("stopped: the same command goes on where it is")
+        raise click.exceptions.Exit(INTERRUPTED)
     if report.errors:
         raise click.exceptions.Exit(1)
+
+
+def _stop_first(run: BatchRun, interrupted: asyncio.Event) -> None:
+    """The first Ctrl-C lets the calls in flight come to their end, for they are paid; the next cuts them off."""
+    loop = asyncio.get_running_loop()
+
+    def first() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        note("stopping after the calls in flight; Ctrl-C again cuts them off")
+        interrupted.set()
+        run.stop()
+
+    loop.add_signal_handler(signal.SIGINT, first)
 
 
 def progress_facts(stands: Progress) -> str:
