@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import openai
-from api_house import Served, api_house
+from api_house import Served, api_house, until
 from openai.types import Batch
+from vendor_playback import Playback
 
-__all__ = ["ended", "lines_of", "request", "sdk", "started", "uploaded"]
+__all__ = ["ended", "half_way", "lines_of", "request", "sdk", "started", "uploaded"]
 
 ENDED = {"completed", "failed", "expired", "cancelled"}
 
@@ -46,6 +47,18 @@ async def started(
     """A new batch of these lines, chats unless ``more`` names another endpoint."""
     asked: Any = {"endpoint": "/v1/chat/completions", "completion_window": window, **more}
     return await client.batches.create(input_file_id=await uploaded(client, lines), **asked)
+
+
+async def half_way(
+    client: openai.AsyncOpenAI, batch_id: str, playback: Playback, answered: int, asked: int
+) -> None:
+    """Wait until so many lines of a batch are answered and its seller was asked so often."""
+
+    async def there() -> bool:
+        counts = (await client.batches.retrieve(batch_id)).request_counts
+        return counts is not None and counts.completed >= answered and len(playback.received) >= asked
+
+    await until(there)
 
 
 async def ended(client: openai.AsyncOpenAI, batch_id: str, within_s: float = 60) -> Batch:

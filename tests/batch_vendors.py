@@ -9,16 +9,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from aiohttp import web
 from vendor_playback import vendor_at
 
+from negotiator import batch_errand, batch_vendor
+from providers import batch_single
 from providers.base import ModelSettings, ProviderSettings
 from providers.clock import Clock, SystemClock
 from providers.http_sellers import http_seller
 from providers.terms import RateLimit
 from providers.vendor import VendorSeller
 
-__all__ = ["MODELS", "BatchVendor", "batch_seller"]
+__all__ = ["MODELS", "BatchVendor", "batch_seller", "hurry"]
 
 MODELS = {
     "openai": "gpt-6-luna",
@@ -29,6 +32,15 @@ MODELS = {
 }
 
 KEY = "key-that-nobody-sees"
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask in milliseconds how a batch stands: waits of real vendors' size would make tests last for hours."""
+    monkeypatch.setattr(batch_single, "SHORTEST_POLL_MS", 2)
+    monkeypatch.setattr(batch_single, "LONGEST_POLL_MS", 20)
+    monkeypatch.setattr(batch_vendor, "SUBMIT_AGAIN_MS", (2, 5))
+    monkeypatch.setattr(batch_errand, "LOOK_AFTER_MS", (2, 5))
+    monkeypatch.setattr("negotiator.batches.ROUND_WAIT_MS", 5)
 
 
 def batch_seller(

@@ -14,8 +14,8 @@ from typing import Any
 
 import openai
 import pytest
-from api_house import ANSWER, shop, until
-from batch_sdk import ended, lines_of, request, sdk, started
+from api_house import ANSWER, shop
+from batch_sdk import ended, half_way, lines_of, request, sdk, started
 from openai.types import CreateEmbeddingResponse
 from openai.types.responses import Response
 from vendor_playback import Playback
@@ -301,12 +301,7 @@ async def test_a_batch_goes_on_after_a_kill(url: str, tmp_path: Path) -> None:
         with serving(tmp_path, config, store) as market:
             async with openai.AsyncOpenAI(base_url=f"{market.url}/v1", api_key="x") as client:
                 batch = await started(client, [line(url, name) for name in names], endpoint=url)
-
-                async def half_way() -> bool:
-                    counts = (await client.batches.retrieve(batch.id)).request_counts
-                    return counts is not None and counts.completed >= 5 and len(playback.received) >= 8
-
-                await until(half_way)
+                await half_way(client, batch.id, playback, 5, 8)
             os.kill(market.process.pid, signal.SIGKILL)
             await asyncio.to_thread(market.process.wait)
         with serving(tmp_path, config, store) as market:

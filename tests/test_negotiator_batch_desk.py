@@ -15,7 +15,7 @@ from typing import Any
 import openai
 import pytest
 from api_house import ANSWER, api_house, shop, until
-from batch_sdk import ended, lines_of, request, sdk, started
+from batch_sdk import ended, half_way, lines_of, request, sdk, started
 from vendor_playback import Playback
 
 from benchmarks.processes import audit, serving
@@ -56,12 +56,7 @@ async def test_a_server_that_is_killed_goes_on_with_its_batch(tmp_path: Path) ->
         with serving(tmp_path, config, store) as market:
             async with openai.AsyncOpenAI(base_url=f"{market.url}/v1", api_key="x") as client:
                 batch = await started(client, [request(name) for name in names])
-
-                async def half_way() -> bool:
-                    counts = (await client.batches.retrieve(batch.id)).request_counts
-                    return counts is not None and counts.completed >= 12 and len(playback.received) >= 18
-
-                await until(half_way)
+                await half_way(client, batch.id, playback, 12, 18)
             os.kill(market.process.pid, signal.SIGKILL)
             await asyncio.to_thread(market.process.wait)
         with serving(tmp_path, config, store) as market:

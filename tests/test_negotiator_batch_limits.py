@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batch_vendors import MODELS, BatchVendor, batch_seller
+from batch_vendors import MODELS, BatchVendor, batch_seller, hurry
 
-from negotiator import batch_errand, batch_vendor
 from negotiator.batch_counts import RunReport
 from negotiator.batch_results import ResultFile
 from negotiator.batches import BatchRun
@@ -23,7 +22,6 @@ from negotiator.plan_lines import read_lines
 from negotiator.store import Store
 from negotiator.store_open import open_store
 from negotiator.wire import PlanOptions
-from providers import batch_single
 from providers.clock import SystemClock
 from providers.errors import RateLimited
 from providers.terms import RateKind, RateLimit
@@ -53,11 +51,7 @@ def lines(count: int, *tiers: str) -> list[dict[str, Any]]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Polls in milliseconds."""
-    monkeypatch.setattr(batch_single, "SHORTEST_POLL_MS", 2)
-    monkeypatch.setattr(batch_single, "LONGEST_POLL_MS", 20)
-    monkeypatch.setattr(batch_vendor, "SUBMIT_AGAIN_MS", (2, 5))
-    monkeypatch.setattr(batch_errand, "LOOK_AFTER_MS", (2, 5))
-    monkeypatch.setattr("negotiator.batches.ROUND_WAIT_MS", 5)
+    hurry(monkeypatch)
 
 
 @asynccontextmanager

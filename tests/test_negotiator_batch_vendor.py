@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 from batch_sdk import ended, lines_of, request, sdk, started
-from batch_vendors import MODELS, BatchVendor, batch_seller
+from batch_vendors import MODELS, BatchVendor, batch_seller, hurry
 
-from negotiator import batch_errand, batch_vendor
 from negotiator.batch_counts import RunReport
 from negotiator.batch_parcel import Parcel, parcels_in
 from negotiator.batch_results import ResultFile
@@ -29,7 +28,6 @@ from negotiator.plan_lines import read_lines
 from negotiator.store import Store
 from negotiator.store_open import open_store
 from negotiator.wire import PlanOptions
-from providers import batch_single
 from providers.base import Provider
 from providers.batch import batches_of
 from providers.clock import LoopClock, SystemClock, run_virtual
@@ -45,11 +43,7 @@ HOUR_MS = 3_600_000
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits of real vendors' size would make these tests last for hours."""
-    monkeypatch.setattr(batch_single, "SHORTEST_POLL_MS", 2)
-    monkeypatch.setattr(batch_single, "LONGEST_POLL_MS", 20)
-    monkeypatch.setattr(batch_errand, "LOOK_AFTER_MS", (2, 5))
-    monkeypatch.setattr(batch_vendor, "SUBMIT_AGAIN_MS", (2, 5))
-    monkeypatch.setattr("negotiator.batches.ROUND_WAIT_MS", 5)
+    hurry(monkeypatch)
 
 
 def lines(*texts: str, tiers: Sequence[str] = BOTH, **terms: Any) -> list[dict[str, Any]]:
