@@ -28,16 +28,17 @@ MAX_QUOTES_PER_SELLER: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What came back for one RFQ, in the order of the sellers."""
+    """What came back for one RFQ, in the order of the sellers. silent: whether anybody gave no usable answer."""
 
     quotes: tuple[Quote, ...]
     declines: tuple[Decline, ...]
+    silent: bool = False
 
     def renewed(self, newer: Answers) -> Answers:
         """These answers with newer quotes in place of older ones for the same offer."""
         latest = {(quote.provider, quote.model, quote.tier): quote for quote in self.quotes}
         latest |= {(quote.provider, quote.model, quote.tier): quote for quote in newer.quotes}
-        return Answers(tuple(latest.values()), self.declines)
+        return Answers(tuple(latest.values()), self.declines, self.silent)
 
 
 class Desk:
@@ -82,7 +83,7 @@ class Desk:
         for name, rfq in asked.items():
             if given := answers.get(name):
                 self._sort(name, rfq, given, quotes, declines)
-        return Answers(tuple(quotes), tuple(declines))
+        return Answers(tuple(quotes), tuple(declines), silent=len(answers) < len(asked))
 
     async def _await(
         self, waiting: Mapping[str, Awaitable[Answer]], asked: Mapping[str, RFQ]

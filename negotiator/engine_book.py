@@ -10,10 +10,11 @@ from typing import Any
 import orjson
 
 from providers.cached_answers import answer_key
-from providers.terms import RFQ, Decline, Quote
+from providers.terms import RFQ, Quote
 from providers.tokens import ChatTokens, read_chat
 
 from .counter_offers import counter_offers
+from .desk import Answers
 from .engine_rooms import Rooms
 from .errors import Reject
 from .intake import capabilities_of, parameters_of, prompt_text
@@ -102,12 +103,12 @@ async def ask(rooms: Rooms, job: Job) -> Book:
     job.size_bytes = weighed.size_bytes
     job.rfq = rfq = _rfq(rooms, order, weighed, estimate)
     answers = await rooms.desk.ask(rfq)
-    book = _judge(rooms, order, rfq, estimate, answers.quotes, answers.declines)
+    book = _judge(rooms, order, rfq, estimate, answers)
     job.rounds.append(book)
     wanted = targets(order, book.candidates) if order.rounds else {}
     if wanted:
         answers = answers.renewed(await rooms.desk.ask_again(rfq, wanted))
-        book = _judge(rooms, order, rfq, estimate, answers.quotes, answers.declines)
+        book = _judge(rooms, order, rfq, estimate, answers)
         book = replace(book, targets=wanted)
         job.rounds.append(book)
     return book
@@ -163,15 +164,8 @@ def _answer_key(rooms: Rooms, order: Order) -> str:
     return answer_key(rooms.key, order.account, choice, order.body)
 
 
-def _judge(
-    rooms: Rooms,
-    order: Order,
-    rfq: RFQ,
-    estimate: Estimate,
-    quotes: Sequence[Quote],
-    declines: Sequence[Decline],
-) -> Book:
-    now_ms = rooms.clock.now_ms()
+def _judge(rooms: Rooms, order: Order, rfq: RFQ, estimate: Estimate, answers: Answers) -> Book:
+    now_ms, quotes, declines = rooms.clock.now_ms(), answers.quotes, answers.declines
     beliefs = _beliefs(rooms, order, estimate, quotes)
     may_probe, named = rooms.capacity.may_probe, rfq.models
     candidates = [
@@ -189,11 +183,11 @@ def _judge(
     if ranked:
         if len(ranked) < len(candidates):
             ranked += _by_price(candidate for candidate in candidates if candidate.misses)
-        return Book(rfq_id=rfq.rfq_id, candidates=tuple(ranked), declines=tuple(declines))
-    reject = refuse(order, candidates, declines).with_counter_offers(
+        return Book(rfq_id=rfq.rfq_id, candidates=tuple(ranked), declines=declines)
+    reject = refuse(order, candidates, declines, silent=answers.silent).with_counter_offers(
         counter_offers(order, candidates, now_ms)
     )
-    return Book(rfq_id=rfq.rfq_id, candidates=_by_price(candidates), declines=tuple(declines), reject=reject)
+    return Book(rfq_id=rfq.rfq_id, candidates=_by_price(candidates), declines=declines, reject=reject)
 
 
 def _beliefs(

@@ -194,18 +194,22 @@ def _lower(one: Target, other: Target) -> Target:
     return Target(nusd=min(prices, default=None), latency_ms=min(times, default=None))
 
 
-def refuse(order: Order, candidates: Sequence[Candidate], declines: Sequence[Decline] = ()) -> Reject:
-    """Why no candidate is eligible; the first code of the contract's order that fits. Without counter-offers."""
+def refuse(
+    order: Order, candidates: Sequence[Candidate], declines: Sequence[Decline] = (), *, silent: bool = True
+) -> Reject:
+    """Why no candidate is eligible; the first code of the contract's order that fits. Without counter-offers.
+
+    ``silent``: whether a seller gave no answer at all, so that asking again may help.
+    """
     assert not any(candidate.eligible for candidate in candidates)
     if not candidates:
-        return _refuse_without_quotes(order, declines)
+        return _refuse_without_quotes(order, declines, silent)
     for code, terms in _CODES:
         if all(any(miss.term in terms for miss in candidate.misses) for candidate in candidates):
             wanted = [decline for decline in declines if _wanted(order, decline)]
             if code is RejectCode.POLICY_FORBIDS and wanted:
-                return _refuse_without_quotes(
-                    order, wanted
-                )  # whom the buyer would have taken said no just now
+                # whom the buyer would have taken said no just now
+                return _refuse_without_quotes(order, wanted, silent)
             return _refuse_for(order, candidates, code, terms)
     if all(any(miss.term == "firm" for miss in candidate.misses) for candidate in candidates):
         return Reject(
@@ -263,7 +267,13 @@ def _refuse_for(
     return Reject(code=code, message=message, facts={**facts, "term": term, "offers": len(candidates)})
 
 
-def _refuse_without_quotes(order: Order, declines: Sequence[Decline]) -> Reject:
+def _refuse_without_quotes(order: Order, declines: Sequence[Decline], silent: bool) -> Reject:
+    if not declines and not silent and order.tiers != ("standard",):
+        return Reject(
+            code=RejectCode.POLICY_FORBIDS,
+            message=f"tiers: {', '.join(order.tiers)} was asked, no seller sells {order.named or 'anything'} there",
+            facts={"term": "tiers", "asked": list(order.tiers), "offers": 0},
+        )
     if not declines and order.named:
         return Reject(
             code=RejectCode.UNPRICEABLE,

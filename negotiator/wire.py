@@ -29,6 +29,7 @@ __all__ = [
     "POLICY_NAMES",
     "RESPONSES",
     "Endpoint",
+    "OrderId",
     "PlanOptions",
     "RequestLine",
     "Terms",
@@ -77,8 +78,8 @@ EMBEDDINGS: Final = "/v1/embeddings"
 Endpoint = Literal["/v1/chat/completions", "/v1/responses", "/v1/embeddings"]
 """What a line of a batch may be a request to."""
 
-_PRINTABLE: Final = r"^[^\x00-\x1f\x7f]+$"
-"""No control characters: an order's id goes into headers and logs."""
+OrderId = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""Of the buyer's making. No control characters: it goes into headers and logs."""
 
 
 class Terms(_Frozen):
@@ -103,7 +104,7 @@ class Terms(_Frozen):
     policy: Policy | None = None
     rounds: Annotated[int, Field(ge=0, le=2)] | None = None
     account: Annotated[str, Field(min_length=1, max_length=255)] | None = None
-    order_id: Annotated[str, Field(min_length=1, max_length=255, pattern=_PRINTABLE)] | None = None
+    order_id: OrderId | None = None
     profile: Annotated[str, Field(min_length=1, max_length=100)] | None = None
 
     def over(self, defaults: Terms) -> Terms:

@@ -102,6 +102,20 @@ async def _send(sent: list[tuple[str, Any]]) -> None:
             assert status != 500, (path, body, answer)
 
 
+async def test_what_the_fuzz_found_stays_mended() -> None:
+    """An order's id that no header can hold, and a tier that nobody sells: the caller's faults, said as such."""
+    chat = {"messages": [{"role": "user", "content": "hi"}]}
+    async with api_house() as served:
+        for path, more, status, says in (
+            ("/v1/orders", {"order_id": "a\x1ab"}, 400, "order_id: "),
+            ("/v1/orders", {"order_id": "a\x1ab", "execute": False}, 400, "order_id: "),
+            ("/v1/orders", {"service_tier": "priority"}, 403, "tiers: "),
+            ("/v1/chat/completions", {"service_tier": "priority"}, 403, "tiers: "),
+        ):
+            found, answer, _ = await served.call("POST", path, chat | more)
+            assert (found, answer["error"]["message"][: len(says)]) == (status, says)
+
+
 CHECKS = (
     "status_code_conformance,content_type_conformance,response_schema_conformance,"
     "negative_data_rejection,unsupported_method"

@@ -109,7 +109,7 @@ async def test_a_service_tier_is_a_tier() -> None:
     """OpenAI's ``service_tier`` chooses the market's tier: flex is not sold here, and the answer says so."""
     async with api_house(GOOD) as served:
         status, body, _ = await served.call("POST", "/v1/chat/completions", CHAT | {"service_tier": "flex"})
-    assert (status, body["error"]["code"]) == (503, "NO_QUOTE")
+    assert (status, body["error"]["code"]) == (403, "POLICY_FORBIDS")
 
 
 async def test_a_stream_is_relayed_byte_by_byte() -> None:

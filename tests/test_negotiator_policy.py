@@ -166,6 +166,14 @@ def test_without_quotes_the_declines_say_why(declines: tuple[Decline, ...], code
     assert (reject.retry_after_ms is not None) == code.again
 
 
+def test_a_tier_that_nobody_sells_is_forbidden_not_late() -> None:
+    """Everybody answered and nobody sells the tier: asking again helps only where a seller was silent."""
+    order = replace(ORDER, tiers=("priority",))
+    reject = refuse(order, [], silent=False)
+    assert (reject.code, reject.facts["asked"]) == (RejectCode.POLICY_FORBIDS, ["priority"])
+    assert refuse(order, [], silent=True).code is RejectCode.NO_QUOTE
+
+
 def test_a_seller_that_is_busy_just_now_is_not_forbidden() -> None:
     """The only seller the buyer accepts declines for a moment, others quote: come again, not "forbidden"."""
     terms: dict[str, Any] = {"models": ("busy/*",)}

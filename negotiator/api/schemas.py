@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ..wire import PlanOptions, Terms, Usd
+from ..wire import OrderId, PlanOptions, Terms, Usd
 from ..wire_bodies import Model, ServiceTier, StreamOptions
 
 __all__ = [
@@ -99,7 +99,7 @@ class OrderRequest(ChatRequest):
     """A chat request as an order. execute false: only reserve; the buyer calls the model itself and then settles."""
 
     terms: Terms | None = None
-    order_id: Identifier | None = None
+    order_id: OrderId | None = None
     quote_id: Identifier | None = None
     execute: bool = True
 
