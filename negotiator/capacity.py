@@ -278,15 +278,11 @@ class Capacity:
 
     # Shared limits ----------------------------------------------------------------------------------------------
 
-    @property
-    def leased(self) -> bool:
-        """Whether what is left here is only what was leased, so that :meth:`refill` may bring more."""
-        return self._leases is not None
-
-    async def refill(self) -> None:
-        """Ask the store for room where a call was refused for lack of it; returns when it has answered."""
-        if self._leases is not None:
-            await self._leases.refill(self.now_ms())
+    async def refill(self) -> bool:
+        """Ask the store for room where a call was refused for lack of it; whether it gave any, so that asking again may help."""
+        if self._leases is None:
+            return False
+        return await self._leases.under_way() or await self._leases.refill(self.now_ms())
 
     async def keep_leased(self) -> None:
         """Renew leases until cancelled; then give all back."""

@@ -1,8 +1,8 @@
 """Limits shared by several workers: each counts against what it leased, so no call waits for the store.
 
 A worker asks for a little more than it used lately and for some to spare, gives back what it does not need, and returns
-to the store in one round trip for all its limits, a few times within a lease. The first call after a quiet time finds nothing leased: then
-:meth:`Leases.refill` is worth one wait. The store counts a grant until the calls made under it are out of the window.
+to the store in one round trip for all its limits, a few times within a lease. The first calls after a quiet time find too little leased:
+:meth:`Leases.refill` is worth a wait for as long as it brings something. The store counts a grant until the calls made under it are out of the window.
 """
 
 from __future__ import annotations
@@ -234,7 +234,8 @@ class Leases:
         self._worker = worker
         self._emit = emit
         self._counters: dict[str, tuple[LimitRow, LeasedWindow | LeasedSlots]] = {}
-        self._round: asyncio.Task[None] | None = None
+        self._round: asyncio.Task[bool] | None = None
+        self._planned = True  # whether the round under way has asked for what it asks
         self._lost = False
         self._asked_ms = 0
         self.renew_ms = LEASE_MS // ROUNDS
@@ -256,21 +257,35 @@ class Leases:
         counter.short = max(counter.short, units)
         if now_ms - self._asked_ms >= NUDGE_MS and (self._round is None or self._round.done()):
             self._asked_ms = now_ms
-            self._round = asyncio.ensure_future(self._renew(now_ms))
+            self._begin(now_ms)
 
-    async def refill(self, now_ms: int) -> None:
-        """Ask the store for what was found missing, and for what is due; returns when it has answered."""
+    async def under_way(self) -> bool:
+        """Wait for the round that has asked already, if there is one; whether it brought what was missing."""
+        running = self._round is not None and not self._round.done() and self._planned
+        return running and self._round is not None and await asyncio.shield(self._round)
+
+    async def refill(self, now_ms: int) -> bool:
+        """Ask the store for what was found missing, and for what is due; whether it gave of what was missing."""
         if self._round is None or self._round.done():
-            self._round = asyncio.ensure_future(self._renew(now_ms))
-        await asyncio.shield(self._round)
+            self._begin(now_ms)
+        assert self._round is not None
+        return await asyncio.shield(self._round)
 
-    async def _renew(self, now_ms: int) -> None:
+    def _begin(self, now_ms: int) -> None:
+        self._planned = False
+        self._round = asyncio.ensure_future(self._renew(now_ms))
+
+    async def _renew(self, now_ms: int) -> bool:
+        self._planned = True
         asks: dict[int, list[LeaseAsk]] = {}
+        missing: set[str] = set()
         corrections: dict[str, int] = {}
         for key, (row, counter) in self._counters.items():
             told = isinstance(counter, LeasedWindow) and counter.corrected is not None
             if now_ms < counter.due_ms and not counter.short and not told:
                 continue
+            if counter.short:
+                missing.add(key)
             (want, spare), slots = counter.plan(now_ms), isinstance(counter, LeasedSlots)
             if isinstance(counter, LeasedWindow) and counter.corrected is not None:
                 corrections[key], counter.corrected = counter.corrected, None
@@ -279,17 +294,19 @@ class Leases:
                 ask = LeaseAsk(key=key, amount=row.amount, per_ms=per_ms, want=want, spare=spare)
                 asks.setdefault(counter.lease_ms, []).append(ask)
         try:
-            await self._exchange(asks, corrections, now_ms)
+            more = await self._exchange(asks, corrections, now_ms)
         except StoreUnavailable as error:
             if not self._lost:
                 self._emit(Event("capacity.leases_lost", now_ms, {"error": str(error)}))
             self._lost = True
-        else:
-            self._lost = False
+            return False
+        self._lost = False
+        return not missing.isdisjoint(more)
 
     async def _exchange(
         self, asks: Mapping[int, list[LeaseAsk]], corrections: Mapping[str, int], now_ms: int
-    ) -> None:
+    ) -> set[str]:
+        """Tell and ask the store; the keys of which there is more now."""
         verbs = [self._rates.correct(key, remaining, now_ms) for key, remaining in corrections.items()]
         unused = self._returned()
         if unused:
@@ -298,8 +315,14 @@ class Leases:
         wishes = [
             self._rates.lease(self._worker, wanted, lease_ms, now_ms) for lease_ms, wanted in asks.items()
         ]
+        more = set()
         for lease in chain.from_iterable(await asyncio.gather(*wishes)):
-            self._counters[lease.key][1].granted(lease.granted, lease.until_ms)
+            counter = self._counters[lease.key][1]
+            before = counter.left(now_ms)
+            counter.granted(lease.granted, lease.until_ms)
+            if counter.left(now_ms) > before:
+                more.add(lease.key)
+        return more
 
     def _returned(self) -> list[Unused]:
         unused = []

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = ["Corridor"]
 
 SWEEP_EVERY_S: Final = 5.0
+REFILLS: Final = 8  # each about doubles what this worker holds
 _NOT_TRAFFIC: Final = frozenset({RejectCode.DUPLICATE_DIFFERENT, RejectCode.IN_PROGRESS})
 _NO_ROOM: Final = frozenset({RejectCode.CAPACITY_EXHAUSTED, RejectCode.PRICED_OUT})
 
@@ -230,12 +231,9 @@ class Corridor:
             rooms.meter.note(order, book.eligible)
         taken = None if quote_id is None else book.best
         choice = self._clear(order, book.eligible, grant, taken)
-        if (
-            isinstance(choice, Reject)
-            and choice.code is RejectCode.CAPACITY_EXHAUSTED
-            and rooms.capacity.leased
-        ):
-            await rooms.capacity.refill()  # this worker's part is full; the store may have more
+        tries = REFILLS  # where this worker's part is full, the store may have more
+        while tries and isinstance(choice, Reject) and choice.code is RejectCode.CAPACITY_EXHAUSTED:
+            tries = tries - 1 if await rooms.capacity.refill() else 0
             choice = self._clear(order, book.eligible, grant, taken)
         if isinstance(choice, Reject):
             raise self._refused(job, choice)

@@ -72,11 +72,12 @@ class Fleet:
         self.in_flight = self.most_in_flight = self.refused = 0
 
     async def call(self, worker: int, hold_s: float = 0.0, load: Load = CALL) -> bool:
-        """One call: a refill is waited for once where it is refused."""
+        """One call: refills are waited for where it is refused, while they bring something."""
         capacity = self.workers[worker]
         slot = capacity.take("a", "m", load)
-        if isinstance(slot, Full):
-            await capacity.refill()
+        more = True
+        while more and isinstance(slot, Full):
+            more = await capacity.refill()
             slot = capacity.take("a", "m", load)
         if isinstance(slot, Full):
             self.refused += 1
@@ -230,9 +231,32 @@ def test_a_lone_call_after_a_quiet_time_waits_one_round_trip() -> None:
         assert fleet.rates.trips == 1
         await asyncio.sleep(5)
         assert await fleet.call(1)
-        assert fleet.workers[0].leased
 
     run_virtual(scene())
+
+
+@pytest.mark.parametrize("gap_s", [0.0, 0.0002, 0.001])
+def test_calls_that_come_at_once_after_a_quiet_time_wait_for_leases(gap_s: float) -> None:
+    """Twenty at two workers that hold nothing: none is refused while the store has room, and rounds are few."""
+    load = Load(input_tokens=1_000, output_tokens=10)
+    limits = {
+        "a": [
+            RateLimit(RateKind.REQUESTS, 600, 60_000),
+            RateLimit(RateKind.INPUT_TOKENS, 60_000, 60_000),
+        ]
+    }
+
+    async def main() -> None:
+        fleet = Fleet(2, limits)
+
+        async def call(k: int) -> bool:
+            await asyncio.sleep(k * gap_s)
+            return await fleet.call(k % 2, hold_s=1.0, load=load)
+
+        assert all(await asyncio.gather(*[call(k) for k in range(20)]))
+        assert fleet.rates.trips <= 8
+
+    run_virtual(main())
 
 
 def test_what_a_dead_worker_held_comes_back() -> None:
@@ -301,8 +325,7 @@ def test_without_a_shared_store_there_is_nothing_to_refill() -> None:
 
     async def scene() -> None:
         capacity = Capacity(LIMITS, LoopClock(), discard)
-        assert not capacity.leased
-        await capacity.refill()
+        assert not await capacity.refill()
         await capacity.keep_leased()
         assert isinstance(capacity.take("a", "m", CALL), Slot)
 
