@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -48,6 +49,8 @@ ENOUGH: Final = 0.9  # of the forecast's memory is its own: the prices of a mark
 
 QUIET_MS: Final = 60_000
 """Without an order for so long, windows are empty: nothing is scarce."""
+
+_FIELDS: Final = tuple(field.name for field in fields(ShadowPrices))
 
 RunIn = Callable[[Callable[[], ShadowPrices | None]], Awaitable[ShadowPrices | None]]
 """Where pricing happens: a thread, a process, or (in virtual time) here and now."""
@@ -212,8 +215,9 @@ def prices_to_bytes(prices: ShadowPrices) -> bytes:
 
 
 def prices_from_bytes(data: bytes) -> ShadowPrices:
-    """The prices in ``data``; raises ValueError where there are none."""
+    """The prices in ``data``, without what a later version adds to them; raises ValueError where there are none."""
+    told = orjson.loads(data)
     try:
-        return ShadowPrices(**orjson.loads(data))
+        return ShadowPrices(**{key: told[key] for key in _FIELDS if key in told})
     except TypeError as error:
         raise ValueError(f"expected shadow prices, found {data[:80]!r}") from error

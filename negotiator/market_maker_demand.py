@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -92,14 +92,14 @@ class DemandReport:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> DemandReport:
-        """The report in ``data``; raises ValueError where it is none."""
+        """The report in ``data``, without what a later version adds to it; raises ValueError where it is none."""
         told = orjson.loads(data)
         try:
             classes = tuple(
-                ClassReport(key, count, worth_nusd, {tuple(o[:3]): OfferLoad(*o[3:]) for o in offers})
-                for key, count, worth_nusd, offers in told.pop("classes")
+                ClassReport(key, count, worth_nusd, {tuple(o[:3]): OfferLoad(*o[3:8]) for o in offers})
+                for key, count, worth_nusd, offers, *_ in told["classes"]
             )
-            return cls(classes=classes, **told)
+            return cls(**{each.name: told[each.name] for each in fields(cls)} | {"classes": classes})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"expected a demand report, found {data[:80]!r}") from error
 

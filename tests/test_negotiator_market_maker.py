@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
 
 from negotiator import market_maker_process
@@ -116,11 +117,14 @@ def test_orders_of_one_kind_are_one_class() -> None:
 
 
 def test_a_report_survives_the_wire() -> None:
-    """Bytes and back are equal; what is no report is refused with its beginning."""
+    """Bytes and back are equal, whatever a later version adds; what is no report is refused with its beginning."""
     meter = DemandMeter("w1")
     meter.note(order(value_nusd=10**9), PAIR)
     told = meter.report(5_000, {"a:requests": 3})
     assert DemandReport.from_bytes(told.to_bytes()) == told
+    later = orjson.loads(told.to_bytes()) | {"mood": "calm"}
+    later["classes"] = [[*entry, "more"] for entry in later["classes"]]
+    assert DemandReport.from_bytes(orjson.dumps(later)) == told
     for broken in (b"[]", b"{}", b'{"classes": [[1]]}'):
         with pytest.raises(ValueError, match="expected a demand report"):
             DemandReport.from_bytes(broken)
@@ -282,9 +286,10 @@ def test_what_a_maker_has_not_seen_itself_it_takes_from_the_one_before() -> None
 
 
 def test_prices_survive_the_wire() -> None:
-    """Bytes and back are equal; what is none is refused."""
+    """Bytes and back are equal, whatever a later version adds; what is none is refused."""
     prices = ShadowPrices(made_ms=5, nusd_per_million={"a:requests": 7}, unserved_nusd=9, epoch=3, heat=0.01)
     assert prices_from_bytes(prices_to_bytes(prices)) == prices
+    assert prices_from_bytes(orjson.dumps(orjson.loads(prices_to_bytes(prices)) | {"mood": "calm"})) == prices
     with pytest.raises(ValueError):
         prices_from_bytes(b"[]")
 
