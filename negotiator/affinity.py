@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from providers.clock import Clock
+from providers.records import record
 
 from .order import Candidate, Order
 
@@ -22,7 +22,7 @@ LIFETIME_MS: Final = 3_600_000
 """A session that was silent for so long starts anew: no prompt cache lives longer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Kept:
     """What became of a session's offer. candidate: it, None = not kept.
 

@@ -10,11 +10,12 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from providers.base import Provider
 from providers.clock import Clock
+from providers.records import record
 from providers.terms import RFQ, Answer, Decline, Quote, Target
 
 from .events import Emit, Event
@@ -26,7 +27,7 @@ logger = logging.getLogger("negotiator.desk")
 MAX_QUOTES_PER_SELLER: Final = 500
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Answers:
     """What came back for one RFQ, in the order of the sellers. silent: whether anybody gave no usable answer."""
 

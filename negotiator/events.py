@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
+
+from providers.records import record
 
 __all__ = ["Emit", "Event", "EventBus", "Later", "discard"]
 
@@ -15,7 +17,7 @@ TOGETHER: Final = 64
 """Events handed on together."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Event:
     """One thing that happened: a dotted name (``order.settled``), when, and facts as plain values."""
 

@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Final
 
 from providers.batch import BATCH_TIER
+from providers.records import record
 from providers.terms import LineKind, Quote, RateKind, RateLimit
 
 from .order import Candidate, Loss
@@ -45,7 +46,7 @@ HELD: Final = ENQUEUED | {RateKind.CONCURRENCY}
 """Kinds that count a call until it has ended, not for a period."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Load:
     """What one call takes of its seller's limits. cached_tokens: the part of input expected from a warm cache.
     batch: it goes to the batch endpoint."""

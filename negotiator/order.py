@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple
 
+from providers.records import record
 from providers.terms import Decline, Quote, Target, Usage
 
 from .errors import Reject
@@ -69,7 +70,7 @@ class HoldState(StrEnum):
     EXPIRED = "expired"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Order:
     """A buyer's request with its terms resolved against profile and account.
 
@@ -129,7 +130,7 @@ class QualityEstimate:
     output_tokens_p95: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Miss:
     """A term that a quote does not meet: what was asked and what was offered, in the term's own unit."""
 
@@ -139,7 +140,7 @@ class Miss:
     loss: Loss
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """A quote with the house's judgement.
 
@@ -163,7 +164,7 @@ class Candidate:
         return not self.misses
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Book:
     """What asking the sellers came to for one order.
 
@@ -192,7 +193,7 @@ class Book:
         return self.candidates[0] if self.candidates and self.candidates[0].eligible else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Assignment:
     """The house's choice: the award, then who follows when it fails, and what to hold for them together.
 
@@ -214,7 +215,7 @@ class Assignment:
         return (self.award, *self.runners_up)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Reservation:
     """A hold on an account and all its ancestors. It resolves exactly once."""
 
@@ -233,7 +234,7 @@ class Replayed:
     response: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Settlement:
     """How a reservation resolved: what was charged, what went back, what the house bore above the hold.
 
@@ -252,7 +253,7 @@ class Settlement:
     already: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One call to one seller: what it cost and how it ended (``ok`` or the error's name)."""
 
@@ -267,7 +268,7 @@ class Attempt:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Completion:
     """A served order: the answer, who gave it, what it cost against what was quoted.
 
@@ -295,7 +296,7 @@ class Completion:
     complete: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Chunk:
     """A piece of a streamed answer. The last one carries the ``completion``, with cost and attempts.
 

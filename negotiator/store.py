@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from providers.records import record
+
 from .order import HoldState, Reservation, Settlement
 
 __all__ = [
@@ -97,7 +99,7 @@ class Balance:
         return None if limit_nusd is None else max(0, limit_nusd - self.posted_nusd - self.pending_nusd)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Hold:
     """A reservation asked for. digests: content by field, to compare a repeated order id. hold_ms: its timeout.
 
@@ -147,7 +149,7 @@ class OrderRecord:
     history: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Note:
     """What to write beside a resolved hold: both optional, kept 24 hours."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, runtime_checkable
 
 from .errors import ProviderError
+from .records import record
 from .sse import Event
 from .terms import Delta, Parameters, RateKind, Usage
 
@@ -35,7 +36,7 @@ HOUSE_FIELDS: Final = frozenset(
 """Fields of the body that the house sets itself."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Want:
     """What is asked of a vendor besides the body.
 
@@ -52,7 +53,7 @@ class Want:
     quote_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Call:
     """One HTTP POST: path below the base URL, JSON body, headers beyond the key."""
 

@@ -6,10 +6,10 @@ that was not asked for. Heads and chunk lines are bounded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from .errors import MalformedAnswer, StreamCut
+from .records import record
 
 __all__ = ["MAX_HEAD_BYTES", "AnswerHead", "BodyReader", "read_head"]
 
@@ -19,7 +19,7 @@ MAX_LENGTH: Final = 2**40
 BODILESS: Final = frozenset({204, 304})
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AnswerHead:
     """Status and headers (lower case; repeated ones joined) and how the body ends.
 

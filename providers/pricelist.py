@@ -17,6 +17,7 @@ from .latency import at_speed
 from .prefix_cache import NO_CACHE, CacheHope, CacheScore, PrefixCache
 from .quoting import Quoter, Reduction, quote_ids
 from .ratecard import RateCard
+from .records import record
 from .terms import (
     RFQ,
     TOKENS_PER_RATE,
@@ -73,7 +74,7 @@ Ask = Callable[[RFQ, Reduction | None], Quote | Decline]
 """Quotes an offer, once more and with another reduction."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Call:
     """A call that began: what the cache was believed to do, and which prefixes it asks to be stored."""
 

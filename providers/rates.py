@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from .records import record
+
 __all__ = [
     "NO_TOKENS",
     "TOKENS_PER_RATE",
@@ -68,7 +70,7 @@ class PriceStep:
     rates: Rates
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Usage:
     """Tokens of one call. Kinds nest: cache parts are part of input, reasoning is part of output.
 

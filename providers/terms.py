@@ -23,6 +23,7 @@ from .rates import (
     price_lines,
     price_nusd,
 )
+from .records import record
 
 __all__ = [
     "ANY_PARAMETERS",
@@ -125,7 +126,7 @@ class RateLimit:
     models: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Quantiles:
     """Median and 95th percentile, milliseconds."""
 
@@ -142,7 +143,7 @@ class SpeedModel:
     sigma: float = 0.35
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Discount:
     """What a quote saves against the list price, and on what evidence."""
 
@@ -151,7 +152,7 @@ class Discount:
     basis: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PrefixMark:
     """A prefix of the prompt: its length, and a key that two prompts share only if they share the prefix."""
 
@@ -167,7 +168,7 @@ class Target:
     latency_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class RFQ:
     """What sellers see of an order. Never its budget.
 
@@ -280,7 +281,7 @@ class Offer:
         return rates
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Quote:
     """A seller's offer for one RFQ: rates, expected and ceiling price, discounts, latency, how long it holds.
 
@@ -332,7 +333,7 @@ class Quote:
         return f"{self.provider}/{self.model}"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Decline:
     """A seller's no, for one model or (``model`` empty) for all it sells."""
 
@@ -346,7 +347,7 @@ Answer = tuple["Quote | Decline", ...]
 """What a seller answers to an RFQ: a quote or a decline for each of its offers."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Ticket:
     """The right to call a seller once: a live reservation and the quote it pays for.
 
@@ -365,7 +366,7 @@ class Ticket:
     answer_key: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Delta:
     """A piece of an answer as it arrives. ``delta`` is an OpenAI chat delta (role, content, tool_calls).
 
@@ -381,7 +382,7 @@ class Delta:
     raw: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Fill:
     """What was delivered for a ticket.
 

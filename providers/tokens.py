@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 import orjson
 
+from .records import record
 from .terms import PrefixMark
 
 __all__ = [
@@ -83,7 +83,7 @@ FIRST_MARKS: Final = 8
 """Of a long conversation the first marks and the newest are kept."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ChatTokens:
     """What a request weighs: tokens in the reference vocabulary and in others asked for, its prefixes, its JSON."""
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
+
+from providers.records import record
 
 from ..engine_book import Job
 from ..errors import Reject
@@ -42,7 +43,7 @@ class Loser(NamedTuple):
     loss: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Ended:
     """An order that ended: facts of ``order.settled`` or ``order.rejected``, who lost, and the house's no if it was one."""
 
