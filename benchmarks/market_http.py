@@ -80,7 +80,7 @@ SELLERS = (
 
 
 class Desk:
-    """All sellers: they use every token they may, and refuse what their windows cannot take."""
+    """All sellers: their answers are cut at the tokens they may use, and they refuse what their windows cannot take."""
 
     def __init__(self) -> None:
         self._windows = {seller.name: Windows(seller.limits) for seller in SELLERS}
@@ -101,7 +101,7 @@ class Desk:
         await asyncio.sleep(0.05 + tokens / 2_000)
         message = {"role": "assistant", "content": WORD * tokens}
         usage = {"prompt_tokens": asked, "completion_tokens": tokens, "total_tokens": asked + tokens}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        choice = {"index": 0, "message": message, "finish_reason": "length"}
         head = {"id": "c", "object": "chat.completion", "created": 1, "model": "m"}
         return web.json_response({**head, "choices": [choice], "usage": usage})
 

@@ -65,7 +65,10 @@ async def settle(engine: Engine, parcel: Parcel, line: ParcelLine, delta: Delta)
         return replace(done, cost_nusd=settlement.posted_nusd)
     if not usage.estimated:
         rooms.quality.learn_length(
-            f"{parcel.provider}/{parcel.model}", line.task, usage.output_tokens, text=None
+            f"{parcel.provider}/{parcel.model}",
+            line.task,
+            usage.output_tokens,
+            cut=delta.finish_reason == "length",
         )
     now_ms = rooms.clock.now_ms()
     rooms.bus.emit(Event("order.recorded", now_ms, history | {"used": used_kept(usage)}))

@@ -193,6 +193,7 @@ class Delivery:
                 quote.key,
                 self.job.order.task,
                 fill.usage.output_tokens,
+                cut=fill.finish_reason == "length",
                 text=prompt_text(self.job.order.body) if rooms.config.quality.model else None,
             )
 

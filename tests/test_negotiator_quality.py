@@ -82,6 +82,18 @@ def test_lengths_are_learnt() -> None:
     assert 600 < quality.estimate("x", ["good"]).output_tokens[0] <= 800
 
 
+def test_answers_cut_by_the_buyer_s_limit_do_not_seem_short() -> None:
+    """Answers cut at 20 tokens leave the expected length alone; cut at four times what was expected they raise it."""
+    quality = room()
+    before = quality.estimate("x", MODELS).output_tokens
+    for _ in range(50):
+        quality.learn_length("poor", None, 20, cut=True)
+        quality.learn_length("good", None, 800, cut=True)
+    after = quality.estimate("x", MODELS).output_tokens
+    assert after[1] == before[1]
+    assert 600 < after[0] <= 800
+
+
 def test_old_answers_are_forgotten() -> None:
     """Half a year later little is left of twenty bad answers."""
     clock = Hand()

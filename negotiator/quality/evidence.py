@@ -138,8 +138,16 @@ class Evidence:
         record.version += 1
         return self._drift(model, record, score, expected, believed, now_ms)
 
-    def observe_length(self, model: str, task: str, log_ratio: float, now_ms: int) -> None:
-        """Take one answer's length as log(actual / expected)."""
+    def observe_length(
+        self, model: str, task: str, log_ratio: float, now_ms: int, *, cut: bool = False
+    ) -> None:
+        """Take one answer's length as log(actual / expected). cut: at the buyer's limit, so it was at least so long.
+
+        A cut answer counts as what is believed where that is longer. Taken as whole, answers would seem as short as
+        buyers' limits, and shortest at dear sellers, which get the short orders.
+        """
+        if cut:
+            log_ratio = max(log_ratio, math.log(self.belief(model, task, 1.0, now_ms).length_factor))
         record, tally = self._own(model, task, now_ms)
         tally.lengths = tally.lengths * (1.0 - 1.0 / WINDOW_ANSWERS) + 1.0
         tally.log_ratio = tally.log_ratio * (1.0 - 1.0 / WINDOW_ANSWERS) + log_ratio

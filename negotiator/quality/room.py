@@ -70,7 +70,7 @@ class Quality:
         self._evidence = Evidence(writer)
         self._adjustments: dict[tuple[tuple[str, ...], str], _Adjustment] = {}
         self._taught: list[str] = []
-        self._lengths: list[tuple[str, str, int, str | None, int]] = []
+        self._lengths: list[tuple[str, str, int, bool, str | None, int]] = []
         self._lengths_ms = 0
         self._predicted: dict[str, Estimate] = {}
 
@@ -129,12 +129,12 @@ class Quality:
             )
 
     def learn_length(
-        self, model: str, task: str | None, output_tokens: int, *, text: str | None = None
+        self, model: str, task: str | None, output_tokens: int, *, cut: bool = False, text: str | None = None
     ) -> None:
-        """Take one answer's length, reasoning included."""
+        """Take one answer's length, reasoning included. cut: it ended at the buyer's limit, unfinished."""
         if output_tokens < 0:
             raise InputInvalid(f"output_tokens: expected 0 or more, was {output_tokens}")
-        self._lengths.append((model, task or "", output_tokens, text, self._clock_ms()))
+        self._lengths.append((model, task or "", output_tokens, cut, text, self._clock_ms()))
         if len(self._lengths) >= _LENGTHS_MAX:
             self._take_lengths()
 
@@ -183,10 +183,10 @@ class Quality:
     def _take_lengths(self) -> None:
         """Lengths come with every answer and move estimates little: they are taken up together."""
         lengths, self._lengths = self._lengths, []
-        for model, task, output_tokens, text, at_ms in lengths:
+        for model, task, output_tokens, cut, text, at_ms in lengths:
             _, _, length = self._expected(model, text)
             ratio = math.log((1.0 + output_tokens) / (1.0 + length))
-            self._evidence.observe_length(bare_name(model), task, ratio, at_ms)
+            self._evidence.observe_length(bare_name(model), task, ratio, at_ms, cut=cut)
         for name in {bare_name(model) for model, *_ in lengths}:
             self._forget(name)
         self._lengths_ms = self._clock_ms()
