@@ -19,7 +19,7 @@ from .options import Options, all_options, leads, options_within
 from .rows import Floats, Ints, Rows
 from .sampling import drawn, seen
 
-__all__ = ["WHOLE_OPTIONS", "Round", "first", "relaxed", "sampled", "sampled_once", "sift"]
+__all__ = ["WHOLE_OPTIONS", "Round", "first", "nearer", "relaxed", "sampled", "sampled_once", "sift"]
 
 WHOLE_OPTIONS = 60_000  # up to here everything is one band
 FIRST_SIZE = 8_000  # requests of the first sample
@@ -30,10 +30,16 @@ ERROR = 0.5  # prices of n requests are wrong by ERROR sqrt(K / n)
 USABLE = 0.1  # a warm run that got stuck is good enough with this gap
 UNCLOSED = 0.3  # and rows that miss less than this share of their caps
 FAR_START, NEAR_START = 0.1, 0.03  # mu of the first run of all, and of the next
+LATE_START = (
+    0.02  # and of the first on everybody, at least: few choose again, and from the edge none of them moves
+)
 BEGINNINGS = 4  # runs of the first sample before all of its columns are tried
 FEW = 20_000  # requests that all choose at once in a first round
 CROWDED = 0.01  # share of requests priced out: nearly all matter to the prices then
 FAR = 0.8  # columns of a first band, by how much they are dearer than the best
+DRAWN_OF, DRAWN = 60_000, 40_000  # requests of which so many are drawn
+FIRST_DRAWN = 1e-4  # gap of their run
+GROUP = 3_000  # requests of a group that are asked for its price then
 MOST_OPEN = 150_000  # requests that may all choose at once
 PATIENCE = 8  # short steps in a row after which a warm run is given up
 MOVES = 2.0  # use of a row by who chooses again / what is to be moved off it, at least
@@ -150,10 +156,75 @@ def first(
 ) -> Round:
     """The requests i at prices that may be ``wrong``: who leads by less chooses again, the others are fixed.
 
-    Where what is fixed leaves a row less than SPARE of its cap, its users choose again within twice the width.
     times: float64[n], how many requests each stands for. keep: rows seen.
     """
     lam = settle_groups(rows, lam, worth, i, times)
+    base, room, crowded = _fixed(rows, lam, worth, i, wrong, times, keep)
+    at, found = i[base[i] < 0], None
+    if not (crowded and len(i) <= FEW):
+        options = options_within(rows, lam, worth, at, max(wrong, REACH))
+        band = make_band(rows, options, worth, room, keep=keep, weight=times)
+        found = solve_band(
+            band,
+            tolerance,
+            lam=lam,
+            start=max(START * wrong, LATE_START) if times is None else START * wrong,
+            turns=TURNS,
+            patience=PATIENCE,
+            left=left,
+        )
+    if found is None or (not _usable(found, 1.0) and len(i) <= MOST_OPEN and left() > 0):
+        base = np.full(rows.n, -1, np.int32)
+        few = len(i) <= FEW
+        at, options = i, all_options(rows, i) if few else options_within(rows, lam, worth, i, FAR)
+        band = make_band(rows, options, worth, rows.caps, keep=keep, weight=times)
+        found = solve_band(band, tolerance, lam=None if few else lam, left=left)
+    found.lam = np.where(band.users > 0, found.lam, lam)  # nobody who uses them chose again
+    return _settled(base, options, found, _paid(rows, worth, base, i), len(at))
+
+
+def nearer(
+    rows: Rows, lam: Floats, worth: Floats, i: Ints, wrong: float, seed: int, left: Callable[[], float]
+) -> tuple[Floats, float]:
+    """(prices, by what share they may be wrong): who would choose again is drawn from where there are too many.
+
+    What is fixed is known of everybody, so only what the others take is estimated: with a share f of all open the
+    error is f times that of a sample as large.
+    """
+    if np.count_nonzero(leads(rows, lam, worth, at=i).lead <= wrong) <= DRAWN_OF:
+        return lam, wrong
+    given, lam = lam, settle_groups(rows, lam, worth, i, enough=GROUP)
+    base, room, _ = _fixed(rows, lam, worth, i, wrong, None, None)
+    at = i[base[i] < 0]
+    share = len(at) / len(i)
+    at, times, keep = _drawn(rows, at, DRAWN, seed)
+    options = options_within(rows, lam, worth, at, max(wrong, REACH))
+    band = make_band(rows, options, worth, room, keep=keep, weight=times)
+    found = solve_band(
+        band, FIRST_DRAWN, lam=lam, start=START * wrong, turns=TURNS, patience=PATIENCE, left=left
+    )
+    if not _usable(found, 1.0):
+        return given, wrong
+    return np.where(band.users > 0, found.lam, lam), min(
+        wrong, max(0.01, share * ERROR * (rows.k / len(at)) ** 0.5)
+    )
+
+
+def _fixed(
+    rows: Rows,
+    lam: Floats,
+    worth: Floats,
+    i: Ints,
+    wrong: float,
+    times: Floats | None,
+    keep: npt.NDArray[np.bool_] | None,
+) -> tuple[npt.NDArray[np.int32], Floats, bool]:
+    """(int32[n] the columns of who is fixed, else -1; float64[K] room for the others; whether many are priced out).
+
+    Who leads by more than ``wrong`` is fixed.
+
+    Where what is fixed leaves a row less than SPARE of its cap, its users choose again within twice the width.
+    """
     given = leads(rows, lam, worth, at=i)
     base = np.full(rows.n, -1, np.int32)
     base[i] = np.where(given.best < rows.m, given.best, -1)
@@ -175,22 +246,7 @@ def first(
         if not len(users):
             break
         width[users] = 2.0 * width[users] if turn < WIDENED - 1 else np.inf
-    crowded = len(i) <= FEW and float((given.best == rows.m).mean()) > CROWDED
-    at, found = i[base[i] < 0], None
-    if not crowded:
-        options = options_within(rows, lam, worth, at, max(wrong, REACH))
-        band = make_band(rows, options, worth, room, keep=keep, weight=times)
-        found = solve_band(
-            band, tolerance, lam=lam, start=START * wrong, turns=TURNS, patience=PATIENCE, left=left
-        )
-    if found is None or (not _usable(found, 1.0) and len(i) <= MOST_OPEN and left() > 0):
-        base = np.full(rows.n, -1, np.int32)
-        few = len(i) <= FEW
-        at, options = i, all_options(rows, i) if few else options_within(rows, lam, worth, i, FAR)
-        band = make_band(rows, options, worth, rows.caps, keep=keep, weight=times)
-        found = solve_band(band, tolerance, lam=None if few else lam, left=left)
-    found.lam = np.where(band.users > 0, found.lam, lam)  # nobody who uses them chose again
-    return _settled(base, options, found, _paid(rows, worth, base, i), len(at))
+    return base, room, float((given.best == rows.m).mean()) > CROWDED
 
 
 def sift(

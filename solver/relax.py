@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .band import make_band
-from .cascade import WHOLE_OPTIONS, Round, first, relaxed, sampled, sampled_once, sift
+from .cascade import WHOLE_OPTIONS, Round, first, nearer, relaxed, sampled, sampled_once, sift
 from .interior import solve_band
 from .options import all_options, leads, options_within
 from .rows import Floats, Ints
@@ -50,6 +50,9 @@ def relax(
             lam, wrong = warm, WARM
         else:
             lam, wrong = sampled(rows, search.worth, alive, search.seed, left)
+        near, less = nearer(rows, lam, search.worth, alive, wrong, search.seed, left)
+        if near is not lam and _bound(search, near) > _bound(search, lam):
+            lam, wrong = near, less
         best = search.believe(lam)
         found = first(rows, lam, search.worth, alive, wrong, FIRST, left)
         found = _rounds(search, alive, lam, best, found, tolerance, left)
@@ -92,15 +95,21 @@ def _towards(search: Search, lam: Floats, new: Floats) -> tuple[Floats, float]:
 
     The bound is concave along the way, so it is tried all of the way and, where that is worse, nearer.
     """
-    rows, found = search.rows, (lam, -np.inf)
+    found = lam, -np.inf
     for share in STEPS:
         tried = lam + share * (new - lam)
-        least = leads(rows, tried, search.worth).least[rows.alive & search.sought]
-        bound = float(least.sum(dtype=np.float64)) - float(tried @ rows.caps)
+        bound = _bound(search, tried)
         if bound <= found[1]:
             break
         found = tried, bound
     return found
+
+
+def _bound(search: Search, lam: Floats) -> float:
+    """Of V times what is not served plus cost, of the requests sought for; steers, so float32 will do."""
+    rows = search.rows
+    least = leads(rows, lam, search.worth).least[rows.alive & search.sought]
+    return float(least.sum(dtype=np.float64)) - float(lam @ rows.caps)
 
 
 def _miss(search: Search, found: Round, bound: float) -> float:

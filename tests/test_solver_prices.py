@@ -8,7 +8,7 @@ import pytest
 from benchmarks.instances import market
 from solver import Limit, Problem
 from solver.band import make_band
-from solver.cascade import first, relaxed, sampled, sift
+from solver.cascade import first, nearer, relaxed, sampled, sift
 from solver.groups import settle_groups
 from solver.interior import solve_band
 from solver.options import all_options, leads
@@ -89,6 +89,34 @@ def test_the_price_of_an_overspent_group_makes_its_cap_just_hold() -> None:
     lam = settle_groups(rows, np.zeros(rows.k), np.full(2, 100.0), np.arange(2))
     assert 6.0 - 0.1 <= lam[0] <= 8.0 + 0.1
     assert leads(rows, lam, np.full(2, 100.0)).best.tolist() == [0, 1]
+
+
+def test_a_crowded_group_is_priced_by_some_of_its_requests() -> None:
+    """Half of 600 requests must leave the good column for what costs them 1 to 600 more: every tenth says so too."""
+    n = 600
+    tenant = Limit("tenant", np.array([2.5 * n]), usage=np.full((n, 2), [3, 2]), group=np.zeros(n, np.int32))
+    cost = np.stack([np.ones(n), 1 + np.random.default_rng(0).permutation(n) + 1], axis=1).astype(np.int64)
+    rows = compiled(Problem(cost, np.ones((n, 2), np.bool_), limits=[tenant]))
+    for enough in (None, n // 10):
+        lam = settle_groups(rows, np.zeros(rows.k), np.full(n, 1e5), np.arange(n), enough=enough)
+        assert 0.7 * n / 2 <= lam[0] <= 1.3 * n / 2
+
+
+def test_prices_come_nearer_by_a_draw_of_who_would_choose_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4,000 of those near a tie of 20,000 prove more than prices 10 % off; few near ties are not drawn from."""
+    rows = compiled(market(20_000, 6, 0.9, seed=3))
+    worth, alive = np.full(rows.n, 30.0 * rows.problem.cost.max(axis=1).mean()), np.flatnonzero(rows.alive)
+    lam = sampled(rows, worth, alive, 0, lambda: 60.0)[0] * np.random.default_rng(0).uniform(0.9, 1.1, rows.k)
+    wrong = 0.1
+    assert nearer(rows, lam, worth, alive, wrong, 0, lambda: 60.0)[1] == wrong
+    monkeypatch.setattr("solver.cascade.DRAWN_OF", 4_000)
+    monkeypatch.setattr("solver.cascade.DRAWN", 4_000)
+    closer, less_wrong = nearer(rows, lam, worth, alive, wrong, 0, lambda: 60.0)
+    before, after = (
+        np.minimum(cheapest(rows, each), worth)[alive].sum() - each @ rows.caps for each in (lam, closer)
+    )
+    assert after > before
+    assert less_wrong < wrong
 
 
 @pytest.mark.parametrize("seed", range(5))
