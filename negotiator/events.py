@@ -33,7 +33,7 @@ Emit = Callable[[Event], None]
 class Later:
     """Hands events to sinks that only count them, many at a time: that costs a third of one by one.
 
-    Subscribe :meth:`note`; whoever reads what the sinks counted has :meth:`catch_up` called before. at_once: the name
+    Subscribe :meth:`note` (or :meth:`now`, where none may wait); whoever reads what the sinks counted has :meth:`catch_up` called before. at_once: the name
     of an event that sinks look up, so that it cannot wait.
     """
 
@@ -47,6 +47,11 @@ class Later:
         self._heard.append(event)
         if len(self._heard) >= TOGETHER or event.name == self._at_once:
             self.catch_up()
+
+    def now(self, event: Event) -> None:
+        """Hand an event on at once."""
+        self._heard.append(event)
+        self.catch_up()
 
     def catch_up(self) -> None:
         """Hand on what is kept."""

@@ -45,10 +45,6 @@ class Sight:
     cached: Mapping[Pair, tuple[int, int]] = field(default_factory=dict)
 
 
-BATCH: Final = 64
-"""Events counted together; whoever looks has all of them counted before."""
-
-
 class _Children(dict[Any, Any]):
     """Label values → the child that counts them, made when first seen."""
 
@@ -75,8 +71,6 @@ class Telemetry:
         self.registry = CollectorRegistry()
         self._together = together
         self._look = look
-        self._heard: list[Event] = []
-        self._batch = BATCH if together is None else 1  # any worker is asked for what all have counted
         self._refusals = FalseRefusals()
         self._seen: dict[Pair, tuple[int, int]] = {}
         self._make_counters()
@@ -162,20 +156,12 @@ class Telemetry:
         )
 
     def note(self, event: Event) -> None:
-        """Count one event, soon; never raises for facts it does not know."""
-        self._heard.append(event)
-        if len(self._heard) >= self._batch:
-            self._count()
-
-    def _count(self) -> None:
-        """Count what was heard: together that costs a third of one by one."""
-        heard, self._heard = self._heard, []
-        for event in heard:
-            handler = self._handlers.get(event.name)
-            if handler is not None:
-                handler(event)
-            elif event.name.startswith("ledger."):
-                self._ledger[event.name].inc()
+        """Count one event; never raises for facts it does not know."""
+        handler = self._handlers.get(event.name)
+        if handler is not None:
+            handler(event)
+        elif event.name.startswith("ledger."):
+            self._ledger[event.name].inc()
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format; of all workers where they share a directory."""
@@ -188,7 +174,6 @@ class Telemetry:
 
     def look(self) -> None:
         """Write down how the market stands; of several workers each does so every few seconds, whoever is scraped."""
-        self._count()
         sight = self._look()
         self._holds.set(sight.holds)
         self._hold_age.set(sight.oldest_hold_s)

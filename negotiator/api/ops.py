@@ -39,6 +39,7 @@ async def read_readiness(call: Call) -> Answer:
 @route("GET", "/metrics", scope="read", produces="text/plain", ops=True)
 async def read_metrics(call: Call) -> Answer:
     """Metrics in Prometheus' text format."""
+    call.house.counting.catch_up()
     return web.Response(
         body=call.house.telemetry.exposition(),
         headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"},

@@ -53,7 +53,7 @@ NDJSON_TYPES: Final = frozenset({"application/x-ndjson", "application/jsonl", "a
 
 @dataclass(slots=True)
 class House:
-    """What all requests of one server share. counting: what tally, tape and pulse have yet to be told."""
+    """What all requests of one server share. counting: what telemetry, tally, tape and pulse have yet to be told."""
 
     engine: Engine
     keys: KeyRing

@@ -88,13 +88,15 @@ async def open_house(engine: Engine, hosts: Sequence[str]) -> AsyncGenerator[Hou
             f"server.host: expected a loopback address while there are no keys, found {public!r}; make the first key"
             " with `negotiator keys create --account ACCOUNT --scope use`, or listen on 127.0.0.1"
         )
-    telemetry = made_for(rooms, os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
+    together = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    telemetry = made_for(rooms, together)
     looking = asyncio.ensure_future(look_for_ever(telemetry))
     tally = Tally(clock.now_ms())
     pulse = Pulse()
     tape = Tape(engine.recent, pulse.note)
-    counting = Later(tally.note, tape.note, at_once="order.rejected")
-    rooms.bus.subscribe(counting.note)
+    counting = Later(telemetry.note, tally.note, tape.note, at_once="order.rejected")
+    # Any worker is asked for what all have counted, so where there are several none may wait.
+    rooms.bus.subscribe(counting.note if together is None else counting.now)
     planner = PlannerProcess()
     holder = (
         f"api-{secrets.token_hex(6)}"

@@ -37,10 +37,8 @@ def look_through(rooms: Rooms) -> Sight:
 
 
 def made_for(rooms: Rooms, together: str | None) -> Telemetry:
-    """Metrics that look through these rooms and hear their bus."""
-    telemetry = Telemetry(together, partial(look_through, rooms))
-    rooms.bus.subscribe(telemetry.note)
-    return telemetry
+    """Metrics that look through these rooms."""
+    return Telemetry(together, partial(look_through, rooms))
 
 
 async def look_for_ever(telemetry: Telemetry) -> None:
