@@ -19,7 +19,18 @@ from .options import Options, all_options, leads, options_within
 from .rows import Floats, Ints, Rows
 from .sampling import drawn, seen
 
-__all__ = ["WHOLE_OPTIONS", "Round", "first", "nearer", "relaxed", "sampled", "sampled_once", "sift"]
+__all__ = [
+    "CORE",
+    "CORE_REQUESTS",
+    "WHOLE_OPTIONS",
+    "Round",
+    "first",
+    "nearer",
+    "relaxed",
+    "sampled",
+    "sampled_once",
+    "sift",
+]
 
 WHOLE_OPTIONS = 60_000  # up to here everything is one band
 FIRST_SIZE = 8_000  # requests of the first sample

@@ -8,7 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from .band import make_band
-from .cascade import WHOLE_OPTIONS, Round, first, nearer, relaxed, sampled, sampled_once, sift
+from .cascade import (
+    CORE,
+    CORE_REQUESTS,
+    WHOLE_OPTIONS,
+    Round,
+    first,
+    nearer,
+    relaxed,
+    sampled,
+    sampled_once,
+    sift,
+)
 from .interior import solve_band
 from .options import all_options, leads, options_within
 from .rows import Floats, Ints
@@ -56,6 +67,8 @@ def relax(
         best = search.believe(lam)
         found = first(rows, lam, search.worth, alive, wrong, FIRST, left)
         found = _rounds(search, alive, lam, best, found, tolerance, left)
+    if not search.surplus:
+        search.believe_served(search.steer, search.worth)
     return found.base, found.loose
 
 
@@ -159,7 +172,9 @@ def relax_kept(search: Search, base: npt.NDArray[np.int32]) -> None:
         room = rows.caps
     else:
         given = leads(rows, search.lam, search.nu * rows.weight)
-        is_open = (given.lead <= 0.03) | (given.best != np.where(search.choice < 0, rows.m, search.choice))
+        fewest = min(max(CORE * rows.k, CORE_REQUESTS), len(alive) - 1)
+        near = min(0.03, float(np.partition(given.lead[alive], fewest)[fewest]))
+        is_open = (given.lead <= near) | (given.best != np.where(search.choice < 0, rows.m, search.choice))
         is_open &= rows.alive
         fixed = np.where(is_open, -1, search.choice)
         idle = rows.alive & ~is_open & (search.choice < 0)

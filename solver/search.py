@@ -134,21 +134,19 @@ class Search:
                     self.lam, self.kappa, self.nu, self.bound = lam, kappa, nu, bound
 
     def believe(self, lam: Floats) -> float:
-        """Prices of V: taken for the cost at once, for what can be served after division by V per weight.
+        """Takes prices of V, for the cost; :meth:`believe_served` for what can be served.
 
         Returns the bound of V times what is not served plus cost, of the requests sought for.
         """
         rows = self.rows
         least = self.price(lam)
         self.steer = np.maximum(lam, 0.0)
-        if not self.surplus:
-            self.believe_served(self.steer, self.worth, least)
         on = rows.option & self.sought
         return float(np.minimum(least[on], self.worth[on]).sum()) - float(lam @ rows.caps)
 
-    def believe_served(self, lam: Floats, worth: Floats, least: Floats | None = None) -> None:
+    def believe_served(self, lam: Floats, worth: Floats) -> None:
         """Prices of the V ``worth``, for what can be served: divided by V per weight, with and without small ones."""
-        least = prices.cheapest(self.rows, lam) if least is None else least
+        least = prices.cheapest(self.rows, lam)
         shut, any_out = self._shutting(lam, worth, least)
         if any_out:
             mu = lam / float(worth.sum() / self.rows.weight.sum())
