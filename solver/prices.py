@@ -39,6 +39,11 @@ def best_unserved(rows: Rows, least: Floats, served: float) -> float:
     if served >= weight.sum() * (1 - 1e-12):
         return float("inf")
     ratio = least[option] / weight
+    if (
+        weight.min() == weight.max()
+    ):  # sorting a million for one of them takes longer than a pass over the pairs
+        at = min(max(int(np.ceil(served * (1 - 1e-12) / weight[0])) - 1, 0), len(option) - 1)
+        return max(0.0, float(np.partition(ratio, at)[at]))
     order = np.argsort(ratio, kind="stable")
     at = int(np.searchsorted(np.cumsum(weight[order]), served * (1 - 1e-12)))
     return max(0.0, float(ratio[order[min(at, len(order) - 1)]]))

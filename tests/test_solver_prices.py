@@ -82,6 +82,18 @@ def test_a_sample_stands_for_the_whole() -> None:
     assert seen(rows, i, weight).sum() >= rows.k - 10
 
 
+@pytest.mark.parametrize(("served", "price"), [(0.0, 1.0), (1.0, 1.0), (1.5, 3.0), (2.0, 3.0), (2.9, 5.0)])
+def test_the_price_of_who_is_left_out_is_that_of_the_last_who_is_served(served: float, price: float) -> None:
+    """Equal weights and one that is not quite equal, which are told apart in the code, name the same price."""
+    ones = compiled(Problem(np.array([[5], [1], [3]]), np.ones((3, 1), np.bool_)))
+    near = compiled(
+        Problem(np.array([[5], [1], [3]]), np.ones((3, 1), np.bool_), weight=np.array([1.0, 1.0, 1.0 + 1e-9]))
+    )
+    least = np.array([5.0, 1.0, 3.0])
+    assert best_unserved(ones, least, served) == price
+    assert best_unserved(near, least, served) == pytest.approx(price, rel=1e-6)
+
+
 def test_the_price_of_an_overspent_group_makes_its_cap_just_hold() -> None:
     """Two requests of a tenant cost 3 each on the good column, 2 on the other, and 5 are there: one must move."""
     tenant = Limit("tenant", np.array([5.0]), usage=np.array([[3, 2], [3, 2]]), group=np.zeros(2, np.int32))
