@@ -47,9 +47,8 @@ async def _relay(call: Call, delivery: Delivery | Completion) -> web.StreamRespo
         async for chunk in chunks:
             if response is None or events is None:
                 known = award_headers(delivery) if isinstance(delivery, Delivery) else {}
-                response = await open_stream(call, known)
                 events = _events(call, delivery)
-                await response.write(b"".join(events.begin()))
+                response = await open_stream(call, known, b"".join(events.begin()))
             if chunk.delta:
                 await response.write(b"".join(events.add(chunk.delta)))
             if chunk.completion is not None:

@@ -27,9 +27,15 @@ EVENT_STREAM: Final = "text/event-stream"
 _DONE: Final = b"data: [DONE]\n\n"
 
 
-async def open_stream(call: Call, headers: dict[str, str]) -> web.StreamResponse:
-    """Begin an event stream: from here the status is 200."""
-    response = web.StreamResponse(
+class _Together(web.StreamResponse):
+    """A stream whose head waits for its first bytes and leaves with them: one packet, and no wait between the two."""
+
+    _send_headers_immediately = False
+
+
+async def open_stream(call: Call, headers: dict[str, str], first: bytes = b"") -> web.StreamResponse:
+    """Begin an event stream, with its first event where that is known: from here the status is 200."""
+    response = _Together(
         headers={
             **call.headers,
             **headers,
@@ -41,6 +47,7 @@ async def open_stream(call: Call, headers: dict[str, str]) -> web.StreamResponse
     )
     await response.prepare(call.request)
     call.stream = response
+    await response.write(first)
     return response
 
 
@@ -65,20 +72,25 @@ async def relay_chat(call: Call, delivery: Delivery | Completion, with_usage: bo
     """Answer with OpenAI's chat chunks."""
     writer: _Writer | None = None
     response: web.StreamResponse | None = None
+    last = b""
     async with aclosing(chunks_of(delivery)) as chunks:
         async for chunk in chunks:
-            if response is None or writer is None:
-                known = award_headers(delivery) if isinstance(delivery, Delivery) else {}
-                response = await open_stream(call, known)
+            if writer is None:
                 seller = delivery.serving.quote if isinstance(delivery, Delivery) else delivery
                 writer = _Writer(call, with_usage, f"{seller.provider}/{seller.model}")
+            piece = b""
             if chunk.completion is None:
-                await response.write(writer.piece(chunk))
+                piece = writer.piece(chunk)
             else:
                 broken = delivery.fault() if isinstance(delivery, Delivery) else None
-                await response.write(writer.end(chunk, chunk.completion, broken))
+                last = writer.end(chunk, chunk.completion, broken)
+            if response is None:
+                known = award_headers(delivery) if isinstance(delivery, Delivery) else {}
+                response = await open_stream(call, known, piece)
+            else:
+                await response.write(piece)
     assert response is not None, "a delivery without a piece is a reject"
-    await response.write_eof()
+    await response.write_eof(last)
     return response
 
 

@@ -30,8 +30,7 @@ async def relay_response(call: Call, delivery: Delivery | Completion, frame: Out
         async for chunk in chunks:
             if response is None:
                 known = award_headers(delivery) if isinstance(delivery, Delivery) else {}
-                response = await open_stream(call, known)
-                await response.write(b"".join(events.begin()))
+                response = await open_stream(call, known, b"".join(events.begin()))
             if chunk.delta:
                 await response.write(b"".join(events.add(chunk.delta)))
             if chunk.completion is not None:
