@@ -85,9 +85,12 @@ class Search:
         score = self.score_of(choice)
         if self.found and score <= self.score:
             return False
-        self.stale |= score[0] != self.score[0]  # the bound held for another weight served
-        self.choice, self.score, self.found = choice.copy(), score, True
+        self._take(choice.copy(), score)
         return True
+
+    def _take(self, choice: Choice, score: tuple[float, float]) -> None:
+        self.stale |= score[0] != self.score[0]  # the bound held for another weight served
+        self.choice, self.score, self.found = choice, score, True
 
     def change(self, who: Ints, columns: Choice) -> bool:
         """Takes other columns for the requests ``who`` if that makes a better plan; says whether it did."""
@@ -97,7 +100,10 @@ class Search:
             return False
         plan = self.choice.copy()
         plan[who] = columns
-        return self.offer(plan)
+        if not self.rows.feasible(plan):
+            return False
+        self._take(plan, (self.score[0] + after[0] - before[0], self.score[1] + after[1] - before[1]))
+        return True
 
     def _worth_of(self, i: Ints, j: Choice) -> tuple[float, float]:
         """(weight served, -cost), or (surplus, 0), of the requests i in the columns j."""
