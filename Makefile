@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 200
 CASES ?= 2000
+SECONDS ?= 300
 ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -14,7 +15,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: bench clean demo docs fuzz help lint lock simulate test test-all
+.PHONY: bench clean demo docs fuzz fuzz-api help lint lock simulate test test-all
 
 demo: $(VENV)/.core ## run the example workload through simulated sellers: no key, no money
 	@$(BIN)/negotiator demo $(ARGS)
@@ -33,6 +34,9 @@ bench: $(VENV)/.bench ## measure again what benchmarks/README.md reports
 
 fuzz: $(VENV)/.test ## bend what every parser reads, CASES=2000 times each
 	@NEGOTIATOR_FUZZ=$(CASES) $(BIN)/pytest tests/test_fuzz_parsers.py $(ARGS)
+
+fuzz-api: $(VENV)/.test-all ## ask every route what its document allows and forbids, then sequences of calls for SECONDS=300
+	@NEGOTIATOR_FUZZ_SECONDS=$(SECONDS) $(BIN)/pytest tests/test_api_fuzz.py $(ARGS)
 
 lint: $(VENV)/.lint ## check style, formatting and types
 	@$(BIN)/ruff check .

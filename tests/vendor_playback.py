@@ -69,7 +69,10 @@ async def vendor_at(handle: Handler) -> AsyncIterator[str]:
 
 @dataclass
 class Playback:
-    """Answers each request with the next reply, the last one again and again; remembers what it was asked."""
+    """Answers each request with the next reply, the last one again and again; remembers what it was asked.
+
+    A reply with both ``json`` and ``events`` streams where it is asked to.
+    """
 
     replies: list[Mapping[str, Any]]
     received: list[Received] = field(default_factory=list)
@@ -98,7 +101,9 @@ class Playback:
         if reply.get("hang"):
             await asyncio.sleep(3600)
         status, headers = reply.get("status", 200), dict(reply.get("headers", {}))
-        if "json" in reply:
+        asked = self.received[-1].body
+        streams = "events" in reply and isinstance(asked, dict) and bool(asked.get("stream"))
+        if "json" in reply and not streams:
             return web.Response(
                 status=status,
                 headers={"content-type": "application/json"} | headers,
