@@ -45,11 +45,20 @@ PLANNED_AT_ONCE: Final = 20_000
 _ENDINGS: Final = {
     "expired": (
         "batch_expired",
+        RejectCode.DEADLINE_PASSED,
         "This request could not be executed before the completion window expired.",
     ),
-    "cancelled": ("batch_cancelled", "This request was not executed: the batch was cancelled."),
-    "failed": ("batch_failed", "This request was not executed: the batch could not go on."),
-    "completed": ("batch_failed", "This request has no result."),
+    "cancelled": (
+        "batch_cancelled",
+        RejectCode.CANCELLED,
+        "This request was not executed: the batch was cancelled.",
+    ),
+    "failed": (
+        "batch_failed",
+        RejectCode.NO_PLAN_IN_TIME,
+        "This request was not executed: the batch could not go on.",
+    ),
+    "completed": ("batch_failed", RejectCode.NO_PLAN_IN_TIME, "This request has no result."),
 }
 
 
@@ -105,8 +114,10 @@ class _Running:
             if ending is None:
                 return self._record  # the server closes; another one goes on
             self._write_faults(run, results)
-            code, message = _ENDINGS[ending]
-            await run.end(code, why or message, restarted=self._record.restarts > 0)
+            code, reject, message = _ENDINGS[ending]
+            await run.end(
+                code, Reject(code=reject, message=why or message), restarted=self._record.restarts > 0
+            )
             self._show(results.tally, durable=False)
             return self._ended(ending, why, results.tally)
 

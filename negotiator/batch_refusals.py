@@ -1,4 +1,4 @@
-"""Lines that a plan refuses: whether only the time that is left keeps them out, and their place in the order log."""
+"""Lines that a batch refuses itself: whether only the time that is left keeps them out, and who is told."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .planning import ReadBatch
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ["log_refusal", "only_late"]
+__all__ = ["note_refusal", "only_late"]
 
 _TOO_LATE: Final = frozenset({RejectCode.DEADLINE_UNREACHABLE, RejectCode.TERMS_CONFLICT})
 
@@ -28,9 +28,9 @@ async def only_late(engine: Engine, part: ReadBatch, row: int, reject: Reject) -
     return await judged(rooms, Job(order, rooms.clock.now_ms())) is None
 
 
-async def log_refusal(engine: Engine, batch: ReadBatch, row: int, reject: Reject, tries: Tries) -> None:
-    """Write a line that no plan served to the order log, where there is one; one that was tried is there already."""
+async def note_refusal(engine: Engine, batch: ReadBatch, row: int, reject: Reject, tries: Tries) -> None:
+    """Tell of a line that ends without a call as of any refused order; one that was tried is known already."""
     custom_id = batch.ids[row]
-    if engine.logs and not tries.tried(custom_id):
+    if not tries.tried(custom_id):
         order = await batch.order(engine, row, planned=False)
-        await engine.log_refused(tries.numbered(order, custom_id), reject)
+        await engine.note_refused(tries.numbered(order, custom_id), reject)

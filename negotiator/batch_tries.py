@@ -32,6 +32,7 @@ class Tries:
         self._batch_id = batch_id
         self._used: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
+        self._called: set[str] = set()
         self._sunk_nusd: Counter[str] = Counter()
         self._doubt_nusd: Counter[str] = Counter()
         self.in_doubt = 0
@@ -41,8 +42,10 @@ class Tries:
         """The order under the id this line has now; its answer is kept, to be found after a crash."""
         return replace(order, order_id=self._order_id(custom_id), keep_answer=True)
 
-    def failed(self, custom_id: str, reject: Reject) -> int:
-        """A try ended without an answer; gives how many have by now."""
+    def failed(self, custom_id: str, reject: Reject, *, called: bool = True) -> int:
+        """A try ended without an answer; gives how many have by now. called: False = the engine was not asked."""
+        if called:
+            self._called.add(custom_id)
         charged_nusd = parse_usd(reject.facts.get("charged_usd", "0"))
         if charged_nusd:
             self._sunk_nusd[custom_id] += charged_nusd
@@ -52,14 +55,15 @@ class Tries:
 
     def tried(self, custom_id: str) -> bool:
         """Whether any call was made for the line, or refused, by this run."""
-        return self._failures[custom_id] > 0
+        return custom_id in self._called
 
     async def taken(self, account: str, custom_id: str) -> None:
         """The id was used by an earlier run that left no answer: count what that costs, and take the next one.
 
         What was settled is known from its history. A hold whose call was not known to begin is voided, which its
-        timeout would do as well: should its maker live, no call can begin on it any more. What was in flight when that run died stays in doubt: its hold counts, whether it is
-        still pending or has posted by now. Raises StoreUnavailable.
+        timeout would do as well: should its maker live, no call can begin on it any more. What was in flight when that
+        run died stays in doubt: its hold counts, whether it is still pending or has posted by now. Raises
+        StoreUnavailable.
         """
         record = await self._ledger.record(account, self._order_id(custom_id))
         self._used[custom_id] += 1
@@ -94,6 +98,7 @@ class Tries:
         """The line has its result: what its tries without an answer cost, and what of them is in doubt."""
         self._used.pop(custom_id, None)
         self._failures.pop(custom_id, None)
+        self._called.discard(custom_id)
         return self._sunk_nusd.pop(custom_id, 0), self._doubt_nusd.pop(custom_id, 0)
 
     def _order_id(self, custom_id: str) -> str:

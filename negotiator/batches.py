@@ -18,7 +18,7 @@ from providers.terms import Offer
 from .batch_counts import RunReport
 from .batch_lines import ended_line, refused_line, served_line
 from .batch_queue import OfferQueue, queues_of, unplanned
-from .batch_refusals import log_refusal, only_late
+from .batch_refusals import note_refusal, only_late
 from .batch_replan import PlanFacts
 from .batch_results import ResultFile, batch_id_of
 from .batch_settling import Returns
@@ -167,14 +167,15 @@ class BatchRun:
         """Begin nothing more; :meth:`run` returns when what is in flight has ended."""
         self._stopping.set()
 
-    async def end(self, code: str, message: str, *, restarted: bool) -> None:
-        """Give every line that has no result one: its answer, if it was paid, else this error and what it cost.
+    async def end(self, code: str, reject: Reject, *, restarted: bool) -> None:
+        """Give every line that has no result one: its answer, if it was paid, else an error and what it cost.
 
-        restarted: an earlier process may have begun any of them. Call it when :meth:`run` is over.
+        code: as OpenAI's results call it; reject: why, as the market does. restarted: an earlier process may have begun
+        any of them. Call it when :meth:`run` is over.
         """
         await self._vendors.resume()
         await self._vendors.recall()
-        for custom_id in self._batch.ids:
+        for row, custom_id in enumerate(self._batch.ids):
             if custom_id in self._results.done:
                 continue
             if restarted or custom_id in self._begun:
@@ -182,13 +183,15 @@ class BatchRun:
                 if done is not None:
                     self._serve(custom_id, done)
                     continue
+            with suppress(InputInvalid):  # a file that changed is why a batch ends, not why its end fails
+                await note_refusal(self._engine, self._batch, row, reject, self._tries)
             sunk_nusd, doubt_nusd = self._tries.end(custom_id)
             self._results.write(
                 ended_line(
                     f"{self._batch_id}:{custom_id}",
                     custom_id,
                     code,
-                    message,
+                    reject.message,
                     cost_nusd=sunk_nusd,
                     in_doubt_nusd=doubt_nusd,
                 )
@@ -273,7 +276,7 @@ class BatchRun:
             if taken is None:
                 return
             if taken.retry_after_ms is None:  # larger than a limit: the next round may plan it elsewhere
-                self._too_large(queue.plan.batch.ids[row], taken)
+                await self._too_large(queue.plan.batch, row, taken)
                 continue
             rows.appendleft(row)
             await self._pause(max(1, taken.retry_after_ms))
@@ -289,11 +292,12 @@ class BatchRun:
         until_ms = self._within.until_ms
         return until_ms is not None and self._engine.rooms.clock.now_ms() + latency_ms > until_ms
 
-    def _too_large(self, custom_id: str, full: Full) -> None:
-        message = f"the request is larger than {full.lack.row}"
+    async def _too_large(self, batch: ReadBatch, row: int, full: Full) -> None:
+        custom_id, message = batch.ids[row], f"the request is larger than {full.lack.row}"
         self._last[custom_id] = reject = Reject(code=RejectCode.CAPACITY_EXHAUSTED, message=message)
-        if self._within.until_ms is not None and self._tries.failed(custom_id, reject) > MAX_TRIES:
-            self._refuse(custom_id, reject)
+        tried = self._tries.failed(custom_id, reject, called=False)
+        if self._within.until_ms is not None and tried > MAX_TRIES:
+            await self._turn_away(batch, row, reject)
 
     async def _one(self, queue: OfferQueue, row: int, slot: Room) -> None:
         batch, offer = queue.plan.batch, queue.offer
@@ -371,7 +375,7 @@ class BatchRun:
 
     async def _turn_away(self, batch: ReadBatch, row: int, reject: Reject) -> None:
         """No plan served it, and none will."""
-        await log_refusal(self._engine, batch, row, reject, self._tries)
+        await note_refusal(self._engine, batch, row, reject, self._tries)
         self._refuse(batch.ids[row], reject)
 
     def _refuse(self, custom_id: str, reject: Reject) -> None:

@@ -125,18 +125,13 @@ class Engine(Corridor):
         record = await self.rooms.ledger.record(account, order_id)
         return history_out(orjson.loads(record.history)) if record is not None and record.history else None
 
-    @property
-    def logs(self) -> bool:
-        """Whether there is an order log."""
-        return self._log is not None
-
-    async def log_refused(self, order: Order, reject: Reject) -> None:
-        """Write an order that a plan refused to the order log as one that came alone, with the quotes of now."""
+    async def note_refused(self, order: Order, reject: Reject) -> None:
+        """Tell of an order that a batch refused as of one that came alone; the order log has it with the quotes of now."""
         job = Job(order, self._clock.now_ms(), reject=reject, state="REJECTED")
-        book = await ask(self.rooms, job)
-        job.explain = self.rooms.clearing.refused(order, book.eligible, self.rooms.capacity)
-        self.recent.remember(job)  # the log looks there for what was asked
-        self.rooms.bus.emit(Event("order.recorded", self._clock.now_ms(), job.history()))
+        if self._log is not None:
+            book = await ask(self.rooms, job)
+            job.explain = self.rooms.clearing.refused(order, book.eligible, self.rooms.capacity)
+        self._tell_refused(job, reject)
         self.recent.pop((order.account, order.order_id))
 
     async def plan(self, lines: Iterable[Any], **options: Any) -> PlannedBatch:

@@ -348,24 +348,23 @@ class Corridor:
 
     def _refused(self, job: Job, reject: Reject) -> Rejected:
         job.reject, job.state = reject, "REJECTED"
-        self.recent.remember(job)
-        now_ms, order = self._clock.now_ms(), job.order
+        if self._log is not None and job.rounds and reject.code in _NO_ROOM:
+            job.explain = self.rooms.clearing.refused(job.order, job.rounds[-1].eligible, self.rooms.capacity)
+        self._tell_refused(job, reject)
+        job.fold()
+        return Rejected(reject)
+
+    def _tell_refused(self, job: Job, reject: Reject) -> None:
+        order, now_ms = job.order, self._clock.now_ms()
+        self.recent.remember(job)  # the log looks there for what was asked
         if self._log is not None and reject.code not in _NOT_TRAFFIC:
-            if job.rounds and reject.code in _NO_ROOM:
-                job.explain = self.rooms.clearing.refused(order, job.rounds[-1].eligible, self.rooms.capacity)
             self.rooms.bus.emit(Event("order.recorded", now_ms, job.history()))
-        facts: dict[str, Any] = {
-            "order_id": order.order_id,
-            "account": order.account,
-            "reject": reject.code.name,
-            "received_ms": job.received_ms,
-        }
+        facts: dict[str, Any] = {"order_id": order.order_id, "account": order.account}
+        facts |= {"reject": reject.code.name, "received_ms": job.received_ms}
         if reject.code is RejectCode.FUNDS_HELD:
             needed, available = (parse_usd(reject.facts[f"{name}_usd"]) for name in ("needed", "available"))
             facts["short_nusd"] = needed - available
         self.rooms.bus.emit(Event("order.rejected", now_ms, facts))
-        job.fold()
-        return Rejected(reject)
 
     def _logged(self, account: str, order_id: str) -> dict[str, Any]:
         """What the order log keeps of an order beside its history."""

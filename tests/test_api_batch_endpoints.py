@@ -177,7 +177,7 @@ async def test_a_service_tier_of_a_response_is_a_term() -> None:
         status, alone, _ = await served.call("POST", RESPONSES, lines[0]["body"])
     rows = {row["custom_id"]: row for row in planned["lines"]}
     assert rows["flex"]["reject"]["name"] == alone["error"]["code"]
-    assert (status, rows["said"]["tier"]) == (503, "standard")
+    assert (status, rows["said"]["tier"]) == (403, "standard")
 
 
 async def test_embeddings_come_as_they_were_asked_for() -> None:

@@ -16,7 +16,7 @@ from negotiator.batch_tries import Tries
 from negotiator.batches import BatchRun, Circumstances
 from negotiator.capacity import Capacity
 from negotiator.errors import Reject, RejectCode
-from negotiator.events import discard
+from negotiator.events import Event, discard
 from negotiator.intake import to_order
 from negotiator.limits import Full, Load
 from negotiator.order import Order
@@ -27,6 +27,7 @@ from providers.terms import RateKind, RateLimit, Usage
 
 OPTIONS = PlanOptions(time_limit_s=2)
 MINUTE_MS = 60_000
+CANCELLED = Reject(code=RejectCode.CANCELLED, message="it was cancelled")
 
 
 class Stopped:
@@ -238,19 +239,26 @@ def test_lines_worth_more_go_first(tmp_path: Path) -> None:
 
 
 def test_a_stopped_run_gives_every_line_an_end(tmp_path: Path) -> None:
-    """Lines that were not begun end with the code of the end, at no cost, and the ledger holds nothing."""
+    """Lines that were not begun end with the code of the end, at no cost; they are told of as refused orders are."""
 
     async def play() -> None:
         async with market() as engine:
-            out = tmp_path / "out.jsonl"
+            out, told = tmp_path / "out.jsonl", list[tuple[str, str]]()
+
+            def note(event: Event) -> None:
+                if event.name == "order.rejected":
+                    told.append((event.facts["order_id"], event.facts["reject"]))
+
+            engine.rooms.bus.subscribe(note)
             with ResultFile(out) as results:
                 run = BatchRun(engine, "b", results, OPTIONS)
                 run.stop()
                 await run.run(read_lines([line("a"), line("b")]))
-                await run.end("batch_cancelled", "it was cancelled", restarted=False)
+                await run.end("batch_cancelled", CANCELLED, restarted=False)
             found = results_of(out)
             assert {result["error"]["code"] for result in found.values()} == {"batch_cancelled"}
             assert {result["cost_usd"] for result in found.values()} == {"0"}
+            assert told == [("b:a", "CANCELLED"), ("b:b", "CANCELLED")]
             assert await engine.rooms.store.audit() == ()
 
     run_virtual(play())
@@ -274,7 +282,7 @@ def test_an_answer_that_was_paid_and_not_written_is_found_at_the_end(tmp_path: P
                 run = BatchRun(engine, "b", results, OPTIONS)
                 run.stop()
                 await run.run(read_lines([line("a"), line("b")]))
-                await run.end("batch_cancelled", "it was cancelled", restarted=True)
+                await run.end("batch_cancelled", CANCELLED, restarted=True)
                 assert results.cost_nusd == done.cost_nusd
             found = results_of(out)
             assert found["a"]["response"]["body"]["negotiator"]["replayed"]

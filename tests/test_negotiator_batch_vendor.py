@@ -22,7 +22,7 @@ from negotiator.batch_results import ResultFile
 from negotiator.batches import BatchRun
 from negotiator.config import Config
 from negotiator.engine import Engine
-from negotiator.errors import InputInvalid
+from negotiator.errors import InputInvalid, Reject, RejectCode
 from negotiator.limits import Load
 from negotiator.plan_lines import read_lines
 from negotiator.store import Store
@@ -373,7 +373,8 @@ async def test_a_batch_that_is_called_off_keeps_what_was_done(house: Make) -> No
             await _until(lambda: "batch.handed_in" in here.events)
             run.stop()
             await task
-            await run.end("batch_cancelled", "cancelled", restarted=False)
+            cancelled = Reject(code=RejectCode.CANCELLED, message="cancelled")
+            await run.end("batch_cancelled", cancelled, restarted=False)
     assert "POST /batches/batch-1/cancel" in here.vendor.calls
     assert {row["error"]["code"] for row in here.results().values()} == {"batch_cancelled"}
     await here.sums()
