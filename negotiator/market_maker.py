@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 
@@ -21,9 +21,9 @@ from providers.clock import Clock
 from .capacity_windows import Window
 from .clearing_prices import price_rows
 from .events import Emit, Event
-from .limits import HELD, LimitRow, ShadowPrices
+from .limits import HELD, UNITS_PER_PRICE, LimitRow, Load, ShadowPrices
 from .market_maker_demand import DemandMeter, DemandReport
-from .market_maker_forecast import Forecast, Outlook
+from .market_maker_forecast import Expected, Forecast, Outlook
 
 if TYPE_CHECKING:
     from solver import Prices
@@ -35,6 +35,7 @@ __all__ = [
     "in_a_thread",
     "prices_from_bytes",
     "prices_to_bytes",
+    "refusing",
 ]
 
 logger = logging.getLogger("negotiator.market_maker")
@@ -44,6 +45,9 @@ HORIZON_MS: Final = 60_000
 
 SHARE: Final = 0.92
 """The part of the room that is priced as if it were all: the rest takes what demand varies."""
+
+REFUSING_SHARE: Final = 0.96
+"""The same of a row for want of which orders are refused: half of what is kept back elsewhere would stay idle there."""
 
 ENOUGH: Final = 0.9  # of the forecast's memory is its own: the prices of a market maker before are forgotten
 
@@ -101,8 +105,8 @@ class MarketMaker:
                 window.take(units, latest_ms)
         return True
 
-    def left(self, now_ms: int) -> dict[str, float]:
-        """What each row has within the horizon, by name, in its unit over a horizon."""
+    def left(self, now_ms: int, refusing: Collection[str] = ()) -> dict[str, float]:
+        """What each row has within the horizon, by name, in its unit over a horizon. refusing: see :func:`refusing`."""
         now_ms = max([now_ms, *self._heard.values()])
         left = {}
         for row in self._rows:
@@ -111,7 +115,7 @@ class MarketMaker:
                 room = row.cap_over(self._horizon_ms)
             else:
                 room = window.room_over(self._horizon_ms, now_ms)
-            left[row.name] = max(1.0, SHARE * room)
+            left[row.name] = max(1.0, (REFUSING_SHARE if row.name in refusing else SHARE) * room)
         return left
 
     def reprice(self, now_ms: int) -> ShadowPrices | None:
@@ -127,9 +131,11 @@ class MarketMaker:
         if expected is None:
             return None
         factor = self._outlook.factor(now_ms, self._forecast.per_ms())
-        nusd_per_million, self._warm = price_rows(
-            expected.book, factor * expected.count, self.left(now_ms), warm=self._warm
-        )
+        count = factor * expected.count
+        nusd_per_million, self._warm = price_rows(expected.book, count, self.left(now_ms), warm=self._warm)
+        if short := refusing(self._rows, nusd_per_million, expected):
+            left = self.left(now_ms, short)
+            nusd_per_million, self._warm = price_rows(expected.book, count, left, warm=self._warm)
         return ShadowPrices(
             made_ms=now_ms,
             nusd_per_million=self._blended(nusd_per_million),
@@ -149,6 +155,20 @@ class MarketMaker:
             for name in {**new, **before}
         }
         return {name: nusd for name, nusd in mixed.items() if nusd > 0}
+
+
+def refusing(rows: Iterable[LimitRow], nusd_per_million: Mapping[str, int], expected: Expected) -> set[str]:
+    """The windows in which a usual order takes room worth more than half of what an order is: it is refused for it."""
+    book, share = expected.book, expected.count / expected.count.sum()
+    inputs, outputs = (
+        round(float(share @ each.max(axis=1))) for each in (book.input_tokens, book.output_tokens)
+    )
+    load, most_nusd = Load(inputs, outputs), expected.unserved_nusd * UNITS_PER_PRICE // 2
+    return {
+        row.name
+        for row in rows
+        if row.kind not in HELD and nusd_per_million.get(row.name, 0) * load.of(row.kind) > most_nusd
+    }
 
 
 async def in_a_thread(work: Callable[[], ShadowPrices | None]) -> ShadowPrices | None:

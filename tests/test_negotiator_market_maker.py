@@ -232,6 +232,20 @@ def test_room_goes_to_the_highest_value_when_there_is_too_little() -> None:
     assert 1_000 * 0.95 <= bid_nusd <= 5_000
 
 
+@pytest.mark.parametrize(("every", "refused"), [(15, False), (61, True)])
+def test_room_is_not_kept_back_while_orders_are_refused_for_it(every: int, refused: bool) -> None:
+    """56 orders a minute for 60 places are all served, though less than 56 would be priced where others serve too;
+    60 a minute are still more than what may be promised."""
+    maker = MarketMaker(SCARCE)
+    only = {("a", "m", "standard"): OfferLoad(100, 1_000, 0, 100, 700)}
+    for second in range(1, 181):
+        classes = [ClassReport("x", 1, None, only)] if second % every else []
+        maker.observe(report(second * 1_000, classes))
+    prices = maker.reprice(180_000)
+    assert prices is not None
+    assert bool(prices.nusd_per_million) is refused
+
+
 def test_a_window_that_runs_full_leaves_less() -> None:
     """What workers took of a row counts until it leaves the window, whoever took it; a report counts once."""
     maker = MarketMaker(SCARCE, horizon_ms=30_000)
