@@ -62,10 +62,12 @@ def relax(
         else:
             lam, wrong = sampled(rows, search.worth, alive, search.seed, left)
         near, less = nearer(rows, lam, search.worth, alive, wrong, search.seed, left)
-        if near is not lam and _bound(search, near) > _bound(search, lam):
-            lam, wrong = near, less
+        found = first(rows, near, search.worth, alive, less, FIRST, left)
+        if found.usable:
+            lam = near
+        elif near is not lam:
+            found = first(rows, lam, search.worth, alive, wrong, FIRST, left)
         best = search.believe(lam)
-        found = first(rows, lam, search.worth, alive, wrong, FIRST, left)
         found = _rounds(search, alive, lam, best, found, tolerance, left)
     if not search.surplus:
         search.believe_served(search.steer, search.worth)
