@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .problem import InvalidProblem, Limit, Plan, Problem, Reason
+from .checks import InvalidProblem, instance, whole_number
+from .problem import Limit, Plan, Problem, Reason
+from .shapes import misshapen
 
 __all__ = ["Explanation", "LimitUse", "Unserved", "explain"]
 
@@ -73,11 +75,10 @@ def explain(
     ``most_unserved`` unserved requests the first ones are explained. Raises :class:`InvalidProblem` when the plan
     is not one of this problem.
     """
-    if plan.choice.shape != (problem.n,) or len(plan.prices.lam) != problem.rows:
-        raise InvalidProblem(
-            f"plan: expected {problem.n} choices and {problem.rows} prices,"
-            f" found {len(plan.choice)} and {len(plan.prices.lam)}"
-        )
+    if wrong := misshapen(instance("problem", problem, Problem), plan):
+        raise InvalidProblem("; ".join(wrong))
+    most_limits = whole_number("most_limits", most_limits, 0)
+    most_unserved = whole_number("most_unserved", most_unserved, 0)
     used = _used(problem, plan)
     rows = np.arange(problem.rows)
     if len(rows) > most_limits:

@@ -9,16 +9,19 @@ N. Devanur, T. Hayes, "The adwords problem", EC 2009.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .checks import amounts, array, finite_number, instance, is_number, numbers, whole_number
 from .problem import InvalidProblem, Limit, Problem, tolerance
 from .smooth_dual import SmoothDual
 
-__all__ = ["Prices", "Router", "reprice"]
+__all__ = ["Prices", "Router", "prices_of", "reprice"]
 
 WORTH = 30.0  # what serving is worth where nobody says, in mean dearest costs: being served comes first
 Floats = npt.NDArray[np.float64]
@@ -53,28 +56,35 @@ class Prices:
     ) -> int:
         """The column for one request, or -1 to refuse it.
 
-        cost_row: int64[m], nano-dollars. usage_rows: float[K, m]. left: float[K], what each row can still take.
+        cost_row: int64[m], nano-dollars. usage_rows: finite float[K, m]. left: float[K], what each row can still take.
         allowed: bool[m], None = all. value: nano-dollars; a request whose every bid reaches it is refused.
         """
-        if not len(cost_row):
-            return -1
-        bids = cost_row + self.lam @ usage_rows
-        room = left + tolerance(left)
-        fits = np.all((usage_rows <= room[:, None]) | (usage_rows <= 0), axis=0)
-        if allowed is not None:
-            fits &= allowed
-        bids = np.where(fits, bids, np.inf)
-        best = int(bids.argmin())
-        return best if bids[best] < value else -1
+        try:
+            if not len(cost_row):
+                return -1
+            bids = cost_row + self.lam @ usage_rows
+            room = left + tolerance(left)
+            fits = np.all((usage_rows <= room[:, None]) | (usage_rows <= 0), axis=0)
+            if allowed is not None:
+                fits &= allowed
+            bids = np.where(fits, bids, np.inf)
+            best = int(bids.argmin())
+            if bids[best] < value:
+                return best
+            sure = bids[best] >= value
+        except (TypeError, ValueError, IndexError, AttributeError):
+            sure = False
+        if not sure:
+            _check_route(self, cost_row, usage_rows, left, allowed, value)
+        return -1
 
     def route_many(self, problem: Problem, left: Floats | None = None) -> npt.NDArray[np.int32]:
         """int32[n]: the columns of all requests of a problem, one after another, each using up what it takes.
 
         left: float[K], None = the caps. A request with a value is refused when its bids reach it.
         """
-        if len(self.lam) != problem.rows:
-            raise InvalidProblem(f"prices: expected {problem.rows} rows, found {len(self.lam)}")
-        room = np.array(problem.caps if left is None else left, dtype=np.float64)
+        prices_of("prices", self, instance("problem", problem, Problem))
+        room = np.array(problem.caps if left is None else numbers("left", left, problem.rows))
         choice = np.full(problem.n, -1, dtype=np.int32)
         for i in range(problem.n):
             rows, usage = _touched(problem, i)
@@ -85,6 +95,29 @@ class Prices:
             if j >= 0:
                 np.subtract.at(room, rows, usage[:, j])
         return choice
+
+
+def _check_route(
+    prices: Prices, cost_row: object, usage_rows: object, left: object, allowed: object, value: object
+) -> None:
+    """Says which argument of ``Prices.route`` was not a number or of another shape than the others."""
+    lam = amounts("prices.lam", prices.lam, len(array("prices.lam", prices.lam, 1)))
+    m = len(array("cost_row", cost_row, 1))
+    numbers("cost_row", cost_row, m)
+    usage = array("usage_rows", usage_rows, 2, len(lam))
+    for k, row in enumerate(usage):
+        numbers(f"usage_rows[{k}]", row, m)
+    numbers("left", left, len(lam))
+    if allowed is not None and array("allowed", allowed, 1, m).dtype != np.bool_:
+        raise InvalidProblem(f"allowed: expected dtype bool, found {np.asarray(allowed).dtype}")
+    if not is_number(value) or value != value:
+        raise InvalidProblem(f"value: expected a number, found {value!r}")
+    raise InvalidProblem("cost_row, usage_rows, left, allowed: expected arrays, found lists")
+
+
+def prices_of(name: str, given: object, problem: Problem) -> Floats:
+    """float64[K]: the prices of the rows, which must be finite and >= 0."""
+    return amounts(f"{name}.lam", instance(name, given, Prices).lam, problem.rows)
 
 
 def _touched(problem: Problem, i: int) -> tuple[npt.NDArray[np.intp], Floats]:
@@ -120,17 +153,13 @@ class Router:
     """
 
     def __init__(self, prices: Prices, touches: Sequence[Sequence[tuple[int, int]]], kinds: int) -> None:
-        self.prices = prices
-        self.touches = tuple(tuple(pairs) for pairs in touches)
-        self.kinds = kinds
+        self.prices = instance("prices", prices, Prices)
+        self.kinds = kinds = whole_number("kinds", kinds, 0)
+        self.touches = _touches(touches, kinds, len(prices.lam))
         m = len(self.touches)
         rate = np.zeros((kinds + 1, m))
         for j, pairs in enumerate(self.touches):
             for row, kind in pairs:
-                if not -1 <= kind < kinds:
-                    raise InvalidProblem(
-                        f"touches[{j}]: expected a kind from -1 to {kinds - 1}, found {kind}"
-                    )
                 rate[kind, j] += prices.lam[row]
         self._count = rate[-1].copy()
         self._rate = rate[:-1]
@@ -180,6 +209,23 @@ class Router:
         return all(cost[j] <= left[row] for row in budgets)
 
 
+def _touches(given: Any, kinds: int, rows: int) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """Per column its (row, kind) pairs, each within what there is."""
+    try:
+        found = [[(operator.index(row), operator.index(kind)) for row, kind in pairs] for pairs in given]
+    except (TypeError, ValueError) as wrong:
+        raise InvalidProblem(
+            f"touches: expected a list of (row, kind) pairs of whole numbers per column, {wrong}"
+        ) from wrong
+    for j, row, kind in ((j, *pair) for j, pairs in enumerate(found) for pair in pairs):
+        if not (0 <= row < rows and -1 <= kind < kinds):
+            raise InvalidProblem(
+                f"touches[{j}]: expected a row from 0 to {rows - 1} and a kind from -1 to {kinds - 1},"
+                f" found {(row, kind)}"
+            )
+    return tuple(tuple(pairs) for pairs in found)
+
+
 def reprice(
     expected: Problem,
     count: Floats,
@@ -196,22 +242,17 @@ def reprice(
     unit of weight that a refusal costs where requests have no value; None = 30 times the mean dearest cost,
     which puts being served first. Method: :mod:`solver.smooth_dual`. Raises :class:`InvalidProblem`.
     """
-    count = np.asarray(count, dtype=np.float64)
-    left = np.asarray(left, dtype=np.float64)
-    if count.shape != (expected.n,) or not np.all(np.isfinite(count)) or np.any(count < 0):
-        raise InvalidProblem(f"count: expected {expected.n} finite numbers >= 0, found another")
-    if left.shape != (expected.rows,) or np.any(np.isnan(left)):
-        raise InvalidProblem(f"left: expected {expected.rows} numbers, found shape {left.shape} or NaN")
-    if warm is not None and len(warm.lam) != expected.rows:
-        raise InvalidProblem(f"warm: expected {expected.rows} prices, found {len(warm.lam)}")
-    if unserved is None:
-        unserved = _worth(expected, count)
+    instance("expected", expected, Problem)
+    count = amounts("count", count, expected.n)
+    left = numbers("left", left, expected.rows)
+    start = None if warm is None else prices_of("warm", warm, expected)
+    unserved = _worth(expected, count) if unserved is None else finite_number("unserved", unserved, 0.0)
     weight = np.ones(expected.n) if expected.weight is None else expected.weight
     worth = unserved * weight if expected.value is None else expected.value.astype(np.float64)
     lam, heat = np.zeros(expected.rows), 0.0
     if count.any() and expected.m:
         dual = SmoothDual(expected, count, left, worth)
-        lam[dual.active] = dual.solve(None if warm is None else warm.lam[dual.active])
+        lam[dual.active] = dual.solve(None if start is None else start[dual.active])
         heat = dual.heat
     names = tuple(expected.row_name(k) for k in range(expected.rows)) if warm is None else warm.names
     return Prices(names, lam, unserved if expected.value is None else 0.0, heat=heat)

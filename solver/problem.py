@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from .checks import InvalidProblem, array, instance, is_finite, is_number
+
 if TYPE_CHECKING:
     from .online import Prices
 
@@ -40,13 +42,11 @@ __all__ = [
 ]
 
 MAX_COST_NUSD = 2**53  # the dense passes and the bound run in float64: larger integers would be rounded
+MAX_WEIGHT = 2.0**53
 # A row holds if used <= cap + FEASIBILITY_TOLERANCE * |cap| + ABSOLUTE_TOLERANCE: sums in another order still agree.
 FEASIBILITY_TOLERANCE = 1e-9
 ABSOLUTE_TOLERANCE = 1e-6
-
-
-class InvalidProblem(ValueError):
-    """The arrays do not describe a problem; the message names the field, what was expected and found."""
+BOUNDLESS = 1e300  # caps from here on get no share of themselves more: the sum would overflow
 
 
 class Reason(IntEnum):
@@ -122,44 +122,47 @@ class Problem:
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
-        cost = _array("cost", self.cost, 2)
-        if cost.dtype.kind not in "iu":
-            if cost.dtype.kind != "f":
-                raise InvalidProblem(f"cost: expected int64 nano-dollars, found dtype {cost.dtype}")
-            if not np.all(np.isfinite(cost)) or np.any(cost != np.floor(cost)):
-                raise InvalidProblem("cost: expected whole nano-dollars, found NaN, infinity or a fraction")
-        allowed = _array("allowed", self.allowed, 2)
+        cost = array("cost", self.cost, 2)
+        if cost.dtype.kind not in "iuf":
+            raise InvalidProblem(f"cost: expected int64 nano-dollars, found dtype {cost.dtype}")
+        allowed = array("allowed", self.allowed, 2)
         if allowed.dtype != np.bool_:
             raise InvalidProblem(f"allowed: expected dtype bool, found {allowed.dtype}")
         if allowed.shape != cost.shape:
             raise InvalidProblem(f"allowed: expected shape {cost.shape} as cost has, found {allowed.shape}")
-        if cost.size and (low := int(cost.min(where=allowed, initial=0))) < 0:
+        if cost.dtype.kind == "f":
+            cost = np.where(allowed, cost, 0.0)
+            if not np.all(np.isfinite(cost)) or np.any(cost != np.floor(cost)):
+                raise InvalidProblem("cost: expected whole nano-dollars, found NaN, infinity or a fraction")
+        if cost.size and (low := cost.min(where=allowed, initial=0)) < 0:
             raise InvalidProblem(f"cost: expected >= 0 where allowed, found {low}")
-        if cost.size and (high := int(cost.max(where=allowed, initial=0))) > MAX_COST_NUSD:
+        if cost.size and (high := cost.max(where=allowed, initial=0)) > MAX_COST_NUSD:
             raise InvalidProblem(f"cost: expected at most 2**53 nano-dollars, found {high}")
         set_(self, "cost", cost.astype(np.int64, copy=False))
         set_(self, "allowed", allowed)
         n, m = cost.shape
         if self.weight is not None:
-            weight = _array("weight", self.weight, 1, n)
+            weight = array("weight", self.weight, 1, n)
             if weight.dtype.kind not in "fiu":
                 raise InvalidProblem(f"weight: expected float64, found dtype {weight.dtype}")
             weight = weight.astype(np.float64, copy=False)
-            if not np.all(np.isfinite(weight)) or np.any(weight <= 0):
-                raise InvalidProblem("weight: expected finite numbers > 0, found another")
+            if not np.all((weight > 0) & (weight <= MAX_WEIGHT)):
+                raise InvalidProblem("weight: expected numbers > 0, at most 2**53, found another")
             set_(self, "weight", weight)
         if self.value is not None:
-            value = _array("value", self.value, 1, n)
+            value = array("value", self.value, 1, n)
             if value.dtype.kind not in "iu":
                 raise InvalidProblem(f"value: expected int64 nano-dollars, found dtype {value.dtype}")
             if value.size and (int(value.min()) < 0 or int(value.max()) > MAX_COST_NUSD):
                 raise InvalidProblem("value: expected 0 .. 2**53 nano-dollars, found another")
             set_(self, "value", value.astype(np.int64, copy=False))
-        set_(
-            self,
-            "limits",
-            tuple(_checked(limit, k, n, m) for k, limit in enumerate(self.limits)),
-        )
+        try:
+            limits = tuple(self.limits)
+        except TypeError as wrong:
+            raise InvalidProblem(
+                f"limits: expected a list of Limit, found {type(self.limits).__name__}"
+            ) from wrong
+        set_(self, "limits", tuple(_checked(limit, k, n, m) for k, limit in enumerate(limits)))
 
     @property
     def n(self) -> int:
@@ -251,36 +254,22 @@ class Plan:
 
 def tolerance(caps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """How far above its cap the float64 usage of a row may be and still hold: |cap| 1e-9 + 1e-6."""
-    finite = np.where(np.isfinite(caps), np.abs(caps), 0.0)
-    return finite * FEASIBILITY_TOLERANCE + ABSOLUTE_TOLERANCE
-
-
-def _array(name: str, given: object, dimensions: int, length: int | None = None) -> npt.NDArray[Any]:
-    try:
-        array = np.asarray(given)
-    except ValueError as wrong:
-        raise InvalidProblem(f"{name}: expected an array, found rows of different lengths") from wrong
-    if array.ndim != dimensions:
-        raise InvalidProblem(f"{name}: expected {dimensions} dimension(s), found shape {array.shape}")
-    if length is not None and array.shape[0] != length:
-        raise InvalidProblem(f"{name}: expected length {length}, found {array.shape[0]}")
-    return array
+    size = np.abs(caps)
+    size = np.where(size < BOUNDLESS, size, 0.0)
+    return size * FEASIBILITY_TOLERANCE + ABSOLUTE_TOLERANCE
 
 
 def _checked(limit: Limit, k: int, n: int, m: int) -> Limit:
     """The limit with its arrays checked and index arrays as intp; usage arrays are kept, never copied."""
-    where = f"limits[{k}] {limit.name!r}"
-    try:
-        caps = np.asarray(limit.cap, dtype=np.float64)
-    except (TypeError, ValueError) as wrong:
-        raise InvalidProblem(f"{where}: cap: expected a number, found {limit.cap!r}") from wrong
-    if np.any(np.isnan(caps)):
-        raise InvalidProblem(f"{where}: cap: expected a number, found NaN")
-    group = limit.group
+    name = instance(f"limits[{k}]", limit, Limit).name
+    where = f"limits[{k}] {name!r}"
+    if not isinstance(name, str):
+        raise InvalidProblem(f"{where}: name: expected a text, found {type(name).__name__}")
+    caps, group = _caps(where, limit.cap), limit.group
     if group is None and caps.ndim:
         raise InvalidProblem(f"{where}: cap: expected one number without group, found shape {caps.shape}")
     if group is not None:
-        group = _array(f"{where}: group", group, 1, n)
+        group = array(f"{where}: group", group, 1, n)
         if group.dtype.kind not in "iu":
             raise InvalidProblem(f"{where}: group: expected integers, found dtype {group.dtype}")
         if caps.ndim != 1:
@@ -297,23 +286,39 @@ def _checked(limit: Limit, k: int, n: int, m: int) -> Limit:
         if usage.dtype.kind == "f" and not np.all(np.isfinite(usage)):
             raise InvalidProblem(f"{where}: usage: expected finite numbers, found NaN or infinity")
     else:
-        try:
-            usage = float(usage)
-        except (TypeError, ValueError) as wrong:
-            raise InvalidProblem(f"{where}: usage: expected a number or an array, found {usage!r}") from wrong
-        if not np.isfinite(usage):
+        usage = usage.item() if isinstance(usage, np.ndarray) else usage
+        if not is_number(usage):
+            raise InvalidProblem(f"{where}: usage: expected a number or an array, found {usage!r}")
+        if not is_finite(usage):
             raise InvalidProblem(f"{where}: usage: expected a finite number, found {usage}")
+        usage = float(usage)
     models = _indices(f"{where}: models", limit.models, m)
     requests = _indices(f"{where}: requests", limit.requests, n)
     cap: Any = caps if group is not None else float(caps)
-    return Limit(limit.name, cap, models, requests, usage, group)
+    return Limit(name, cap, models, requests, usage, group)
+
+
+def _caps(where: str, given: object) -> npt.NDArray[np.float64]:
+    """The caps as float64, inf = no limit."""
+    found = np.asarray(given)
+    if found.dtype.kind not in "iuf" and found.size:
+        raise InvalidProblem(f"{where}: cap: expected a number, found {given!r}")
+    caps = found.astype(np.float64)
+    if np.any(np.isnan(caps) | (caps == -np.inf)):
+        raise InvalidProblem(f"{where}: cap: expected numbers, found NaN or -inf")
+    return caps
 
 
 def _indices(where: str, given: object, size: int) -> npt.NDArray[np.intp] | None:
     if given is None:
         return None
-    index = np.asarray(given)
-    if index.size == 0:
+    try:
+        index = np.asarray(given)
+    except ValueError as wrong:
+        raise InvalidProblem(
+            f"{where}: expected a list of indices, found lists of different lengths"
+        ) from wrong
+    if index.ndim == 1 and index.size == 0:
         return np.zeros(0, dtype=np.intp)
     if index.ndim != 1 or index.dtype.kind not in "iu":
         raise InvalidProblem(

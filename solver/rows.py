@@ -304,7 +304,7 @@ def _drop_too_large(
         else:
             value = usage[:, columns] if len(columns) < m else usage
         low, high = value.min(), value.max()
-        if low >= 0 and high <= most.min():
+        if low >= 0 and high <= most.min(initial=np.inf):
             continue
         spread = value if value.ndim == 2 else np.broadcast_to(value.reshape(-1, 1), (n, len(columns)))
         on = problem.allowed[:, columns]

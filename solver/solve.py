@@ -8,10 +8,11 @@ import numpy as np
 
 from .assignment import assignment
 from .blas import one_blas_thread
+from .checks import finite_number, instance, whole_number
 from .counts import count_rows
 from .exact import prove
 from .greedy import fill
-from .online import Prices
+from .online import Prices, prices_of
 from .packing import pack
 from .passes import Passes
 from .problem import InvalidProblem, Plan, Problem, StopReason, Termination
@@ -50,18 +51,16 @@ def solve(
     spread: sends parts of the requests elsewhere, where the dense passes are then made; the plan is the same.
     Raises :class:`InvalidProblem` for arguments out of range.
     """
-    if objective not in OBJECTIVES:
+    instance("problem", problem, Problem)
+    if not isinstance(objective, str) or objective not in OBJECTIVES:
         raise InvalidProblem(f"objective: expected one of {', '.join(OBJECTIVES)}, found {objective!r}")
-    if not (np.isfinite(time_limit_s) and time_limit_s > 0):
-        raise InvalidProblem(f"time_limit_s: expected a number > 0, found {time_limit_s}")
-    if not (np.isfinite(gap) and gap >= 0):
-        raise InvalidProblem(f"gap: expected a number >= 0, found {gap}")
+    gap = finite_number("gap", gap, 0.0)
+    deadline = Deadline(finite_number("time_limit_s", time_limit_s, 0.0, above=True))
+    seed, threads = whole_number("seed", seed, 0), whole_number("threads", threads, 1)
     surplus = objective == "surplus"
     if surplus and problem.value is None:
         raise InvalidProblem("value: expected int64[n] with objective 'surplus', found None")
-    if warm is not None and len(warm.lam) != problem.rows:
-        raise InvalidProblem(f"warm: expected {problem.rows} prices, one per row, found {len(warm.lam)}")
-    deadline = Deadline(time_limit_s)
+    start = None if warm is None else prices_of("warm", warm, problem)
     passes = Passes(threads)
     try:
         with one_blas_thread(), np.errstate(all="ignore"):
@@ -71,7 +70,7 @@ def solve(
             deadline.reserve(deadline.stages["compile"])  # the plan and its proof read the same arrays again
             search = _start(rows, deadline, surplus, gap, seed)
             if not search.done:
-                _stages(search, warm)
+                _stages(search, None if start is None else start[rows.active])
             plan = _plan(search, objective)
     finally:
         passes.close()
@@ -106,10 +105,9 @@ def _start(rows: Rows, deadline: Deadline, surplus: bool, gap: float, seed: int)
     return search
 
 
-def _stages(search: Search, warm: Prices | None) -> None:
+def _stages(search: Search, given: Floats | None) -> None:
     """Exact when small; else prices, then rounding, then a sharper proof where somebody stays unserved."""
     rows, deadline = search.rows, search.deadline
-    given = None if warm is None else np.maximum(warm.lam[rows.active], 0.0)
     base, loose = relax(search, given, PRICE_SHARE)
     deadline.stage("prices")
     unsure = not search.surplus and bool(np.any(base[rows.alive] == rows.m))

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .checks import finite_number, instance
 from .evidence import EPSILON, gather
 from .problem import Plan, Problem, Reason, StopReason, tolerance
+from .shapes import misshapen
 
 __all__ = ["Certificate", "verify"]
 
@@ -47,10 +49,12 @@ def verify(problem: Problem, plan: Plan, *, gap: float | None = None) -> Certifi
     """Whether ``plan`` meets every limit and filter and states nothing better than its prices prove.
 
     gap: also demand that the prices prove at most this gap. Never raises for a wrong plan: what is wrong is in
-    ``violations``. A stated bound may be weaker than the proven one, never stronger. An ``OPTIMAL`` found by
+    ``violations``; :class:`InvalidProblem` is raised where ``problem`` is none. A stated bound may be weaker than the proven one, never stronger. An ``OPTIMAL`` found by
     exhaustive search may claim gap 0 in ``termination``; ``plan.gap`` must be what the prices prove.
     """
-    wrong = _shapes(problem, plan)
+    instance("problem", problem, Problem)
+    gap = None if gap is None else finite_number("gap", gap, 0.0)
+    wrong = misshapen(problem, plan)
     if wrong:
         return Certificate(False, tuple(wrong), 0.0, 0, np.zeros(problem.rows), 0.0, 0.0, math.inf)
     took = np.flatnonzero(plan.choice >= 0)
@@ -75,37 +79,6 @@ def verify(problem: Problem, plan: Plan, *, gap: float | None = None) -> Certifi
 
 
 # -- what needs no prices ------------------------------------------------------------------------------------
-
-
-def _shapes(problem: Problem, plan: Plan) -> list[str]:
-    """Arrays, prices and objective that cannot be read as a plan of this problem."""
-    n, m, k = problem.n, problem.m, problem.rows
-    wrong = []
-    for name in ("choice", "reason", "limit"):
-        array = np.asarray(getattr(plan, name))
-        if array.shape != (n,) or array.dtype.kind not in "iu":
-            wrong.append(f"{name}: expected {n} integers, found shape {array.shape}, dtype {array.dtype}")
-    if not wrong:
-        for name, low, high in (("choice", -1, m - 1), ("reason", 0, len(Reason) - 1), ("limit", -1, k - 1)):
-            array = np.asarray(getattr(plan, name)).astype(np.int64)
-            if n and (array.min() < low or array.max() > high):
-                wrong.append(f"{name}: expected {low} .. {high}, found {array.min()} .. {array.max()}")
-    if plan.objective not in ("served_then_cost", "surplus"):
-        wrong.append(f"objective: expected served_then_cost or surplus, found {plan.objective!r}")
-    elif plan.objective == "surplus" and problem.value is None:
-        wrong.append("objective: expected a problem with values for surplus, found none")
-    if plan.objective == "surplus" and plan.served_prices is not None:
-        wrong.append("served_prices: expected None with objective surplus")
-    for name, prices in (("prices", plan.prices), ("served_prices", plan.served_prices)):
-        if prices is None:
-            continue
-        lam = np.asarray(prices.lam)
-        count = lam if prices.count is None else np.asarray(prices.count)
-        if any(p.shape != (k,) or not np.all(np.isfinite(p)) or np.any(p < 0) for p in (lam, count)):
-            wrong.append(f"{name}: expected {k} finite numbers >= 0, found shape {lam.shape} or another")
-        elif not prices.unserved >= 0:
-            wrong.append(f"{name}.unserved: expected >= 0, found {prices.unserved}")
-    return wrong
 
 
 def _exact_sum(values: npt.NDArray[np.int64]) -> int:

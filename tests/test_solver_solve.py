@@ -142,7 +142,7 @@ def test_what_is_no_array_or_number_is_refused(
 def test_prices_of_another_problem_are_refused() -> None:
     """Warm prices must have one price per row."""
     warm = solve(Problem(COST, EVERY, limits=[Limit("one", 1.0)])).prices
-    with pytest.raises(InvalidProblem, match="warm: expected 0 prices"):
+    with pytest.raises(InvalidProblem, match=r"warm\.lam: expected 0 finite numbers >= 0, found shape"):
         solve(Problem(COST, EVERY), warm=warm)
 
 

@@ -307,8 +307,8 @@ def test_greedy_on_a_market_holds_every_row() -> None:
 
 
 def test_the_verifier_imports_nothing_of_the_solver() -> None:
-    """Only the words of a problem and the verifier's own evidence."""
-    for name in ("verify.py", "evidence.py"):
+    """Only the words of a problem, the checks of arguments and the verifier's own evidence."""
+    for name in ("verify.py", "evidence.py", "shapes.py", "checks.py"):
         tree = ast.parse((Path(solver.__file__).parent / name).read_text(encoding="utf-8"))
         own = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level}
-        assert own <= {"problem", "evidence"}
+        assert own <= {"problem", "evidence", "shapes", "checks"}
