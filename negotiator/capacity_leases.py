@@ -1,8 +1,9 @@
 """Limits shared by several workers: each counts against what it leased, so no call waits for the store.
 
 A worker asks for a little more than it used lately and for some to spare, gives back what it does not need, and returns
-to the store in one round trip for all its limits, a few times within a lease. The first calls after a quiet time find too little leased:
-:meth:`Leases.refill` is worth a wait for as long as it brings something. The store counts a grant until the calls made under it are out of the window.
+to the store in one round trip for all its limits, a few times within a lease. The first calls after a quiet time find
+too little leased: :meth:`Leases.refill` is worth a wait for as long as it brings something. The store counts a grant
+until the calls made under it are out of the window.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ Emit = Callable[[Event], None]
 class Later:
     """Hands events to sinks that only count them, many at a time: that costs a third of one by one.
 
-    Subscribe :meth:`note` (or :meth:`now`, where none may wait); whoever reads what the sinks counted has :meth:`catch_up` called before. at_once: the name
-    of an event that sinks look up, so that it cannot wait.
+    Subscribe :meth:`note` (or :meth:`now`, where none may wait); whoever reads what the sinks counted has
+    :meth:`catch_up` called before. at_once: the name of an event that sinks look up, so that it cannot wait.
     """
 
     def __init__(self, *sinks: Emit, at_once: str) -> None:

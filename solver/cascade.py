@@ -232,9 +232,7 @@ def _fixed(
 ) -> tuple[npt.NDArray[np.int32], Floats, bool]:
     """(int32[n] the columns of who is fixed, else -1; float64[K] room for the others; whether many are priced out).
 
-    Who leads by more than ``wrong`` is fixed.
-
-    Where what is fixed leaves a row less than SPARE of its cap, its users choose again within twice the width.
+    Who leads by more than ``wrong`` is fixed. Where what is fixed leaves a row less than SPARE of its cap, its users choose again within twice the width.
     """
     given = leads(rows, lam, worth, at=i)
     base = np.full(rows.n, -1, np.int32)

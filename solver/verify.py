@@ -49,8 +49,9 @@ def verify(problem: Problem, plan: Plan, *, gap: float | None = None) -> Certifi
     """Whether ``plan`` meets every limit and filter and states nothing better than its prices prove.
 
     gap: also demand that the prices prove at most this gap. Never raises for a wrong plan: what is wrong is in
-    ``violations``; :class:`InvalidProblem` is raised where ``problem`` is none. A stated bound may be weaker than the proven one, never stronger. An ``OPTIMAL`` found by
-    exhaustive search may claim gap 0 in ``termination``; ``plan.gap`` must be what the prices prove.
+    ``violations``; :class:`InvalidProblem` is raised where ``problem`` is none. A stated bound may be weaker than the
+    proven one, never stronger. An ``OPTIMAL`` found by exhaustive search may claim gap 0 in ``termination``;
+    ``plan.gap`` must be what the prices prove.
     """
     instance("problem", problem, Problem)
     gap = None if gap is None else finite_number("gap", gap, 0.0)
